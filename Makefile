@@ -1,0 +1,65 @@
+# Two commands do everything: `make run` and `make test`. `make help` lists the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+HW ?= hw1_baseline
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+# An index with CPU builds of torch spares several GB of CUDA on Linux, for example
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+MC_ASSETS ?= $(wildcard $(CURDIR)/../shared/assets)
+export MC_ASSETS
+
+BIN := .venv/bin
+RUN := $(BIN)/python -m modelcompression
+
+.PHONY: help run publish smoke test table sync ui assets lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@echo "  HW=hw5_export chooses a homework, HW=all every one; TORCH_INDEX=URL another index for torch"
+
+run: .venv/run.stamp  ## run a homework's notebook and regenerate the tables
+	$(RUN).runner $(HW)
+
+publish: .venv/run.stamp  ## the same, and replace the committed notebook by the executed one
+	$(RUN).runner $(HW) --publish
+
+smoke: .venv/run.stamp  ## every notebook on a handful of images, no tables
+	$(RUN).runner all --smoke
+
+test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
+	$(BIN)/python -m pytest
+
+lint: .venv/test.stamp  ## ruff over code and notebooks, tables against results.csv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python results/aggregate.py --check
+
+table: .venv/run.stamp  ## regenerate results.csv, figures and README tables from the runs
+	$(BIN)/python results/aggregate.py
+
+sync: .venv/run.stamp  ## send runs kept in the local store to the tracking server
+	$(RUN).tracking sync
+
+ui: .venv/run.stamp  ## look at the local runs in a browser
+	$(RUN).tracking ui
+
+assets: .venv/run.stamp  ## find or fetch weights and images
+	$(RUN).assets
+
+clean:  ## remove what runs left behind, not the environment, the images or the runs
+	rm -rf build runs results/executed
+
+.venv/run.stamp: requirements.txt constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no python3 found: install Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11: make run PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch torchvision -c constraints.txt)
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+.venv/test.stamp: .venv/run.stamp requirements-test.txt
+	$(BIN)/pip install --quiet -c constraints.txt -r requirements-test.txt
+	touch $@

@@ -1,0 +1,73 @@
+"""Shared pieces: the weights, a few photographs, exported models, one evaluation of the original."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ultralytics import YOLO
+
+from modelcompression import accuracy, assets
+from modelcompression.detector import TorchDetector
+
+THREADS = 2 if (os.cpu_count() or 1) > 1 else 1
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test writes into the user's runs or talks to the user's server."""
+    for name in ("MLFLOW_TRACKING_URI", "DAGSHUB_USER_TOKEN", "DAGSHUB_REPO"):
+        os.environ.pop(name, None)
+    os.environ["MC_STORE"] = str(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    return assets.weights()
+
+
+@pytest.fixture(scope="session")
+def demo() -> assets.ImageSet:
+    return assets.image_set("demo")
+
+
+@pytest.fixture(scope="session")
+def report_set(demo: assets.ImageSet) -> assets.ImageSet:
+    """coco-val where it can be had without a download, the demo photos otherwise."""
+    return assets.image_set("coco-val") if os.environ.get("MC_ASSETS") else demo
+
+
+@pytest.fixture(scope="session")
+def eager(weights: Path) -> TorchDetector:
+    return TorchDetector(weights, THREADS)
+
+
+@pytest.fixture(scope="session")
+def report(eager: TorchDetector, report_set: assets.ImageSet) -> accuracy.Evaluation:
+    return accuracy.evaluate(eager, report_set, progress=False)
+
+
+@pytest.fixture(scope="session")
+def demo_report(eager: TorchDetector, demo: assets.ImageSet) -> accuracy.Evaluation:
+    return accuracy.evaluate(eager, demo, progress=False)
+
+
+@pytest.fixture(scope="session")
+def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The original model as ``.onnx`` and OpenVINO ``.xml`` (float32 and float16) at 320 px."""
+    import openvino
+
+    folder = tmp_path_factory.mktemp("exported")
+    copy = folder / "yolov8n.pt"
+    copy.write_bytes(weights.read_bytes())
+    onnx = Path(YOLO(copy).export(format="onnx", imgsz=320, simplify=True, verbose=False))
+    graph = openvino.convert_model(onnx)
+    openvino.save_model(graph, folder / "fp32.xml", compress_to_fp16=False)
+    openvino.save_model(graph, folder / "fp16.xml", compress_to_fp16=True)
+    return {"onnx": onnx, "fp32": folder / "fp32.xml", "fp16": folder / "fp16.xml"}
+
+
+@pytest.fixture(scope="session")
+def batch(demo: assets.ImageSet) -> np.ndarray:
+    """(1, 3, 320, 320): one photograph."""
+    return accuracy.to_batch(accuracy.letterbox(demo.samples[0].path, 320)[0])
