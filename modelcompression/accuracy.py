@@ -1,0 +1,388 @@
+"""How right is it? Precision, recall, mAP50, mAP50-95, and how sure are we of a difference?
+
+One protocol for every row: square letterbox, RGB, /255; confidence above 0.001, multi-label NMS at IoU
+0.7, at most 300 detections an image. Matching and metrics follow ultralytics' validator (non-maximum
+suppression, greedy matching at IoU 0.5 … 0.95, 101-point average precision), with boxes mapped back to
+the pixels of the original image, so that detectors of any input size are compared on equal terms.
+As in COCO's own protocol, detections inside a crowd region count neither for nor against a detector.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+from ultralytics.utils.metrics import ap_per_class, box_iou
+from ultralytics.utils.nms import non_max_suppression
+
+from .assets import AssetError, ImageSet, Sample, class_names
+from .detector import Detector
+
+CONFIDENCE, NMS_IOU, MAX_DETECTIONS = 0.001, 0.7, 300
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_POINTS = np.linspace(0, 1, 101)
+PADDING_GREY = 114
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % confidence bounds."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything one detector did on one image set, image by image.
+
+    Attributes:
+        detections: per image (n, 6) float32: x1, y1, x2, y2 in original pixels, confidence, class;
+            in descending order of confidence, without those inside crowd regions.
+        correct: per image (n, 10) bool: true positive at IoU 0.5, 0.55, … 0.95.
+        targets: per image (m,) int: annotated classes.
+    """
+
+    images: ImageSet
+    detections: list[np.ndarray]
+    correct: list[np.ndarray]
+    targets: list[np.ndarray]
+
+    @cached_property
+    def _per_class(self) -> tuple:
+        stacked = np.concatenate(self.detections)
+        return ap_per_class(
+            np.concatenate(self.correct), stacked[:, 4], stacked[:, 5], np.concatenate(self.targets)
+        )
+
+    @property
+    def precision(self) -> float:
+        """Mean precision over classes, at the confidence where the mean F1 is highest."""
+        return _mean(self._per_class[2])
+
+    @property
+    def recall(self) -> float:
+        """Mean recall over classes, at the same confidence."""
+        return _mean(self._per_class[3])
+
+    @property
+    def map50(self) -> float:
+        """Mean average precision at IoU 0.5."""
+        return _mean(self._per_class[5][:, 0])
+
+    @property
+    def map50_95(self) -> float:
+        """Mean average precision over IoU 0.5 … 0.95, COCO's main metric."""
+        return _mean(self._per_class[5])
+
+    @property
+    def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
+        """Recall (1000,) and precision at IoU 0.5 averaged over classes (1000,)."""
+        return self._per_class[10], self._per_class[11].mean(0)
+
+    def per_class(self) -> pd.DataFrame:
+        """Objects, precision, recall, AP50 and AP50-95 of each class that occurs, best first."""
+        _, _, precision, recall, _, ap, classes, *_ = self._per_class
+        counts = np.bincount(np.concatenate(self.targets).astype(int), minlength=80)
+        table = pd.DataFrame(
+            {
+                "class": [class_names()[index] for index in classes],
+                "objects": counts[classes],
+                "precision": precision,
+                "recall": recall,
+                "ap50": ap[:, 0],
+                "ap50_95": ap.mean(1),
+            }
+        )
+        return table.sort_values("ap50_95", ascending=False, ignore_index=True)
+
+
+def evaluate(
+    detector: Detector, images: ImageSet, size: int = 640, progress: bool = True
+) -> Evaluation:
+    """Run a detector over an image set, one image at a time.
+
+    Args:
+        size: side of the square input in pixels, a multiple of 32.
+
+    Raises:
+        ValueError: bad size.
+        AssetError: an image cannot be decoded.
+    """
+    if size < 32 or size % 32:
+        raise ValueError(f"the input size must be a multiple of 32, not {size}")
+    detections, correct = [], []
+    bar = tqdm(
+        images.samples,
+        desc=images.name,
+        unit="image",
+        disable=not progress,
+        leave=False,
+        mininterval=1,
+    )
+    for sample in bar:
+        pixels, scale, offset = letterbox(sample.path, size)
+        raw = detector(to_batch(pixels))
+        found = suppress(raw)[0]
+        found[:, :4] = to_original(found[:, :4], scale, offset, sample)
+        right = match(found, sample)
+        counted = right[:, 0] | ~inside_crowd(found, sample)
+        detections.append(found[counted])
+        correct.append(right[counted])
+    return Evaluation(images, detections, correct, [s.classes for s in images.samples])
+
+
+# --- one image --------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def letterbox(path: Path, size: int) -> tuple[np.ndarray, float, tuple[int, int]]:
+    """Decode an image, scale its long side to ``size``, pad the short side with grey.
+
+    Rounds as ultralytics' dataset does. Cached: every experiment looks at the same photographs.
+
+    Returns:
+        pixels (size, size, 3) uint8 RGB, the scale factor, and the padding (left, top) in pixels.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise AssetError(f"{path} cannot be decoded as an image: replace or remove it")
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    new_width, new_height = (min(int(np.ceil(x * scale)), size) for x in (width, height))
+    if scale != 1:
+        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    left, top = (round((size - x) / 2 - 0.1) for x in (new_width, new_height))
+    canvas = np.full((size, size, 3), PADDING_GREY, np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = image
+    canvas.flags.writeable = False
+    return canvas, scale, (left, top)
+
+
+def to_batch(*images: np.ndarray) -> np.ndarray:
+    """Stack (H, W, 3) uint8 RGB images into a (N, 3, H, W) float32 batch with values in 0…1."""
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2), dtype=np.float32) / 255
+
+
+def suppress(raw: np.ndarray, confidence: float = CONFIDENCE) -> list[np.ndarray]:
+    """Multi-label non-maximum suppression of a raw head output (N, 84, anchors).
+
+    Returns:
+        per image (n, 6) float32: x1, y1, x2, y2 in input pixels, confidence, class.
+    """
+    kept = non_max_suppression(
+        torch.from_numpy(raw), confidence, NMS_IOU, multi_label=True, max_det=MAX_DETECTIONS,
+        max_time_img=60,  # never leave boxes out because the machine is slow
+    )  # fmt: skip
+    return [found.numpy() for found in kept]
+
+
+def to_original(
+    boxes: np.ndarray, scale: float, offset: tuple[int, int], sample: Sample
+) -> np.ndarray:
+    """Map (n, 4) x1, y1, x2, y2 boxes from letterbox pixels to the original image, clipped to it."""
+    moved = (boxes - [*offset, *offset]) / scale
+    return np.clip(moved, 0, [sample.width, sample.height, sample.width, sample.height])
+
+
+def match(detections: np.ndarray, sample: Sample) -> np.ndarray:
+    """Greedy matching: each detection, most confident first, takes its best free box of its class.
+
+    Args:
+        detections: (n, 6), in descending order of confidence.
+
+    Returns:
+        (n, 10) bool: a true positive at each of the IoU thresholds.
+    """
+    correct = np.zeros((len(detections), len(IOU_THRESHOLDS)), bool)
+    if not len(detections) or not len(sample.boxes):
+        return correct
+    iou = box_iou(
+        torch.from_numpy(sample.boxes).float(), torch.from_numpy(detections[:, :4])
+    ).numpy()
+    iou = iou * (sample.classes[:, None] == detections[None, :, 5])
+    taken = np.zeros((len(sample.boxes), len(IOU_THRESHOLDS)), bool)
+    levels = np.arange(len(IOU_THRESHOLDS))
+    for index in np.flatnonzero((iou >= IOU_THRESHOLDS[0]).any(0)):
+        free = np.where(taken, 0, iou[:, index, None])
+        best = free.argmax(0)
+        correct[index] = free[best, levels] >= IOU_THRESHOLDS
+        taken[best, levels] |= correct[index]
+    return correct
+
+
+def inside_crowd(detections: np.ndarray, sample: Sample) -> np.ndarray:
+    """Which detections lie, by at least half of their area, in a crowd region of their class.
+
+    COCO marks a dense group ("a crowd of people") with one region; what is found in there is neither
+    right nor wrong (Lin et al. 2014; ``iscrowd`` in COCOeval).
+
+    Returns:
+        (n,) bool.
+    """
+    inside = np.zeros(len(detections), bool)
+    corners, areas = detections[:, :4], np.prod(detections[:, 2:4] - detections[:, :2], axis=1)
+    for category, *region in sample.crowd:
+        overlap = np.minimum(corners[:, 2:], region[2:]) - np.maximum(corners[:, :2], region[:2])
+        shared = np.prod(np.clip(overlap, 0, None), axis=1)
+        inside |= (detections[:, 5] == category) & (shared >= areas / 2)
+    return inside
+
+
+# --- how sure are we? -------------------------------------------------------------------------
+
+
+def paired_bootstrap(
+    variant: Evaluation, baseline: Evaluation, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Relative change of mAP50-95 from ``baseline`` to ``variant`` with its 95 % interval.
+
+    Images are drawn with replacement, the same ones for both detectors, so that what makes an image
+    hard cancels out (Efron & Tibshirani 1993, chapter 13: percentile intervals).
+
+    Returns:
+        fractions: -0.01 is a loss of 1 %.
+
+    Raises:
+        ValueError: the two were not evaluated on the same images, or the baseline finds nothing.
+    """
+    if [s.path for s in variant.images.samples] != [s.path for s in baseline.images.samples]:
+        raise ValueError("a paired comparison needs both evaluations on the same images")
+    if not baseline.map50_95:
+        raise ValueError("the baseline detects nothing: a relative change has no meaning")
+    first, second = _WeightedMap(variant), _WeightedMap(baseline)
+    generator = np.random.default_rng(seed)
+    count = len(baseline.images)
+    changes = []
+    for _ in range(resamples):
+        draws = np.bincount(generator.integers(0, count, count), minlength=count)
+        reference = second(draws)
+        if reference:  # a resample without a single object says nothing
+            changes.append(first(draws) / reference - 1)
+    low, high = np.percentile(changes, [2.5, 97.5])
+    return Interval(variant.map50_95 / baseline.map50_95 - 1, float(low), float(high))
+
+
+class _WeightedMap:
+    """mAP50-95 with image multiplicities: ultralytics' metric, but sorted only once for all resamples."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        stacked = np.concatenate(evaluation.detections)
+        correct = np.concatenate(evaluation.correct)
+        image = np.repeat(
+            np.arange(len(evaluation.detections)), [len(d) for d in evaluation.detections]
+        )
+        order = np.argsort(-stacked[:, 4], kind="stable")
+        stacked, correct, image = stacked[order], correct[order], image[order]
+        self._targets = np.stack(
+            [np.bincount(t.astype(int), minlength=80) for t in evaluation.targets], axis=1
+        )
+        self._classes = [
+            (c, image[chosen], correct[chosen].astype(float))
+            for c in np.flatnonzero(self._targets.any(1))
+            for chosen in [stacked[:, 5] == c]
+        ]
+
+    def __call__(self, draws: np.ndarray) -> float:
+        objects = self._targets @ draws
+        scores = [
+            _average_precision(correct, draws[image], objects[c])
+            for c, image, correct in self._classes
+            if objects[c]
+        ]
+        return float(np.mean(scores)) if scores else 0.0
+
+
+def _average_precision(correct: np.ndarray, weight: np.ndarray, objects: int) -> float:
+    """101-point AP averaged over the IoU thresholds; ``weight`` counts each detection's image."""
+    used = weight > 0
+    if not used.any():
+        return 0.0
+    weight = weight[used]
+    hits = np.cumsum(correct[used] * weight[:, None], axis=0)
+    precision = hits / np.cumsum(weight)[:, None]
+    recall = hits / objects
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    total = 0.0
+    for level in range(correct.shape[1]):
+        last = recall[-1, level]
+        x = np.concatenate(([0.0], recall[:, level], [last, 1.0]))
+        y = np.concatenate(([1.0], envelope[:, level], [0.0, 0.0]))
+        total += np.trapezoid(np.interp(RECALL_POINTS, x, y), RECALL_POINTS)
+    return total / correct.shape[1]
+
+
+# --- the second opinion -----------------------------------------------------------------------
+
+
+def coco_eval(evaluation: Evaluation) -> dict[str, float]:
+    """The same detections judged by COCOeval (faster-coco-eval), crowd regions ignored as COCO does.
+
+    Returns:
+        ``map50_95``, ``map50``, ``map75`` and by object size ``small`` (below 32² px), ``medium``,
+        ``large`` (above 96² px); -1 where no such object exists.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(_coco_ground_truth(evaluation.images))
+        judge = COCOeval_faster(truth, truth.loadRes(_coco_detections(evaluation)), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    names = ["map50_95", "map50", "map75", "small", "medium", "large"]
+    return dict(zip(names, map(float, judge.stats[:6]), strict=True))
+
+
+def _coco_ground_truth(images: ImageSet) -> dict:
+    annotations: list[dict] = []
+    for index, sample in enumerate(images.samples):
+        rows = [
+            (category, box, area, 0)
+            for category, box, area in zip(sample.classes, sample.boxes, sample.areas, strict=True)
+        ]
+        rows += [
+            (row[0], row[1:], (row[3] - row[1]) * (row[4] - row[2]), 1) for row in sample.crowd
+        ]
+        for category, (x1, y1, x2, y2), area, crowd in rows:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index,
+                    "category_id": int(category),
+                    "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+                    "area": float(area),
+                    "iscrowd": crowd,
+                }
+            )
+    return {
+        "images": [
+            {"id": index, "width": s.width, "height": s.height}
+            for index, s in enumerate(images.samples)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": index, "name": name} for index, name in class_names().items()],
+    }
+
+
+def _coco_detections(evaluation: Evaluation) -> np.ndarray:
+    """(n, 7): image, x, y, width, height, score, class."""
+    rows = []
+    for index, found in enumerate(evaluation.detections):
+        corner, far = found[:, :2], found[:, 2:4]
+        image = np.full((len(found), 1), index)
+        rows.append(np.hstack([image, corner, far - corner, found[:, 4:6]]))
+    return np.concatenate(rows).astype(float)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if np.size(values) else 0.0

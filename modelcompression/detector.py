@@ -1,0 +1,208 @@
+"""How does any runtime look the same? ``detector(batch)`` → raw head output.
+
+Three runtimes (PyTorch, ONNX Runtime, OpenVINO) behind one face: a float32 batch (N, 3, H, W), RGB,
+values in 0…1, goes in; the YOLOv8 head's float32 output (N, 84, anchors) comes out: 4 box numbers
+(centre x, centre y, width, height in input pixels) and 80 class scores for each anchor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+CHANNELS = 84
+PROBE = (1, 3, 64, 64)
+
+
+class DetectorError(RuntimeError):
+    """A model cannot be loaded or is no YOLOv8 detector for COCO; the message says what to do."""
+
+
+class Detector(Protocol):
+    """What every runtime offers.
+
+    ``execution_precision`` is the number format the CPU computes in, which need not be the one that
+    the file stores.
+    """
+
+    runtime: str
+    execution_precision: str
+    threads: int
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """(N, 3, H, W) float32 in 0…1 → (N, 84, anchors) float32, a copy the caller owns."""
+        ...
+
+
+class TorchDetector:
+    """A PyTorch model: eager, BatchNorm folded into the convolutions.
+
+    Args:
+        source: path of an ultralytics checkpoint (its sha256 checked beforehand: it is a pickle), or
+            a ready ``torch.nn.Module``.
+        threads: intra-op threads.
+        channels_last: keep activations and weights in NHWC order, which oneDNN's kernels prefer.
+    """
+
+    runtime = "PyTorch"
+    execution_precision = "f32"
+
+    def __init__(self, source: Path | Any, threads: int = 2, channels_last: bool = False) -> None:
+        torch = _require("torch")
+        self.threads = _positive(threads)
+        self.model = load_yolo(source) if isinstance(source, str | Path) else source.eval()
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.model.to(memory_format=self._layout)
+        if channels_last:
+            self.runtime = "PyTorch, channels_last"
+        _probe(self, "the model")
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        import torch
+
+        # PyTorch has one pool for the whole process; another detector may have resized it.
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        with torch.inference_mode():
+            images = torch.from_numpy(batch).contiguous(memory_format=self._layout)
+            output = self.model(images)
+        return (output[0] if isinstance(output, tuple | list) else output).numpy()
+
+
+class OnnxDetector:
+    """An ``.onnx`` file under ONNX Runtime's CPU provider."""
+
+    runtime = "ONNX Runtime"
+    execution_precision = "f32"
+
+    def __init__(self, path: Path | str, threads: int = 2) -> None:
+        ort = _require("onnxruntime")
+        self.threads = _positive(threads)
+        self.path = _existing(path)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self.session = ort.InferenceSession(
+                str(self.path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise DetectorError(f"{self.path} is no readable ONNX model: {_line(error)}") from None
+        self._input = self.session.get_inputs()[0].name
+        _probe(self, str(path), self.session.get_inputs()[0].shape)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {self._input: batch})[0]
+
+
+class OpenVinoDetector:
+    """An OpenVINO ``.xml`` (with its ``.bin``), or an ``.onnx`` file, compiled for the CPU.
+
+    Args:
+        precision: ``f32``, ``bf16`` or ``f16``: the format in which what is not quantized executes.
+            It is pinned because OpenVINO's own default is bf16 wherever the CPU has AMX: twice as
+            fast and not the same numbers.
+        shape: fixed input shape for a model exported with free dimensions; None leaves it as it is.
+    """
+
+    runtime = "OpenVINO"
+
+    def __init__(
+        self,
+        path: Path | str,
+        threads: int = 2,
+        precision: str = "f32",
+        hint: str = "LATENCY",
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        openvino = _require("openvino")
+        self.threads = _positive(threads)
+        self.path = _existing(path)
+        core = openvino.Core()
+        supported = {
+            "f32",
+            *(x.lower() for x in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        }
+        names = {"fp32": "f32", "fp16": "f16"}
+        supported = {names.get(name, name) for name in supported} & {"f32", "bf16", "f16"}
+        if precision not in supported:
+            raise DetectorError(
+                f"this CPU does not execute {precision}: choose one of {', '.join(sorted(supported))}"
+            )
+        settings = {
+            "PERFORMANCE_HINT": hint,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        try:
+            model = core.read_model(self.path)
+            if shape:
+                model.reshape(list(shape))
+            self.compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise DetectorError(f"{self.path} is no readable model: {_line(error)}") from None
+        executed = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.execution_precision = names.get(executed, executed)
+        dims = [d.get_length() if d.is_static else None for d in model.inputs[0].partial_shape]
+        _probe(self, str(path), dims)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self.compiled(batch)[0]
+
+
+def load_yolo(path: Path | str) -> Any:
+    """The fused, float32, evaluation-mode ``torch.nn.Module`` of an ultralytics checkpoint."""
+    ultralytics = _require("ultralytics")
+    try:
+        yolo = ultralytics.YOLO(str(_existing(path)), task="detect")
+    except DetectorError:
+        raise
+    except Exception as error:
+        raise DetectorError(f"{path} is no ultralytics checkpoint: {_line(error)}") from None
+    return yolo.model.float().fuse(verbose=False).eval()
+
+
+def _require(module: str) -> Any:
+    try:
+        return __import__(module)
+    except ImportError:
+        raise DetectorError(f"{module} is not installed: pip install -r requirements.txt") from None
+
+
+def _existing(path: Path | str) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise DetectorError(f"{path} does not exist: export the model first")
+    return path
+
+
+def _positive(threads: int) -> int:
+    if not isinstance(threads, int) or threads < 1:
+        raise DetectorError(f"threads must be a whole number from 1, not {threads!r}")
+    return threads
+
+
+def _probe(detector: Detector, name: str, dims: list | None = None) -> None:
+    """One forward pass on grey pixels: a model of another shape is noticed here, not after hours."""
+    fixed = [d if isinstance(d, int) and d > 0 else None for d in dims or [None] * 4]
+    if len(fixed) != 4 or fixed[1] not in (3, None):
+        raise DetectorError(f"{name} takes an input of shape {dims}, not (N, 3, H, W)")
+    shape = tuple(given or free for given, free in zip(fixed, PROBE, strict=True))
+    anchors = sum((shape[2] // stride) * (shape[3] // stride) for stride in (8, 16, 32))
+    try:
+        output = detector(np.full(shape, 0.5, np.float32))
+    except Exception as error:
+        raise DetectorError(f"{name} cannot run on an input of {shape}: {_line(error)}") from None
+    if output.shape != (shape[0], CHANNELS, anchors):
+        raise DetectorError(
+            f"{name} gives {output.shape} for an input of {shape}, not "
+            f"{(shape[0], CHANNELS, anchors)}: it is no YOLOv8 detector for COCO's 80 classes"
+        )
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:200] if lines else ''}"

@@ -1,0 +1,106 @@
+"""How does it look? The few pictures that several notebooks share, in one style.
+
+Figures are drawn on white, so that they read the same on light and dark pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .accuracy import Evaluation
+from .assets import Sample, class_names
+from .latency import Timing
+
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe & Ito
+SHOWN_CONFIDENCE = 0.25
+
+
+def precision_recall(
+    variant: Evaluation, name: str, baseline: Evaluation | None = None, baseline_name: str = ""
+) -> Figure:
+    """Precision against recall at IoU 0.5, mean over classes; the baseline dashed behind it."""
+    figure, axes = _figure(4.6, 3.4)
+    if baseline is not None:
+        axes.plot(*baseline.precision_recall, color="#999999", linestyle="--", label=baseline_name)
+    axes.plot(*variant.precision_recall, color=COLOURS[0], label=name)
+    axes.set(xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(frameon=False)
+    return closed(figure)
+
+
+def latency_distribution(timings: dict[str, Timing]) -> Figure:
+    """Every timed pass as a dot, a row for each detector; median marked, p90 as a tick."""
+    figure, axes = _figure(7, 0.8 + 0.55 * len(timings))
+    generator = np.random.default_rng(0)
+    for row, (name, timing) in enumerate(timings.items()):
+        colour = COLOURS[row % len(COLOURS)]
+        jitter = row + generator.uniform(-0.22, 0.22, len(timing.samples))
+        axes.plot(timing.samples, jitter, ".", color=colour, alpha=0.45, markersize=5)
+        axes.plot([timing.median] * 2, [row - 0.36, row + 0.36], color=colour, linewidth=2.5)
+        axes.plot([timing.p90] * 2, [row - 0.2, row + 0.2], color=colour, linewidth=1.2)
+        axes.annotate(
+            f"{timing.median:.1f} ms", (timing.median, row - 0.36), xytext=(4, 1),
+            textcoords="offset points", fontsize=9, color=colour, va="bottom",
+        )  # fmt: skip
+    axes.set_yticks(range(len(timings)), list(timings))
+    axes.set(xlabel="milliseconds a forward pass (thick: median, thin: 90th percentile)")
+    axes.set_ylim(len(timings) - 0.4, -0.75)
+    axes.set_xlim(left=0)
+    return closed(figure)
+
+
+def detections_grid(
+    samples: Sequence[Sample], columns: dict[str, Sequence[np.ndarray]], width: float = 3.2
+) -> Figure:
+    """Photographs with boxes drawn on them: a row for each sample, a column for each detector.
+
+    Args:
+        columns: title → per sample (n, 6) detections; those above confidence 0.25 are drawn.
+    """
+    figure, grid = plt.subplots(
+        len(samples), len(columns), squeeze=False, layout="constrained",
+        figsize=(width * len(columns), width * 0.78 * len(samples)),
+    )  # fmt: skip
+    for row, sample in enumerate(samples):
+        for column, (title, found) in enumerate(columns.items()):
+            draw_detections(grid[row, column], sample, found[row])
+            if row == 0:
+                grid[row, column].set_title(title, fontsize=9)
+    return closed(figure)
+
+
+def draw_detections(axes: Axes, sample: Sample, detections: np.ndarray) -> None:
+    """One photograph with its confident detections, a colour for each class."""
+    axes.imshow(cv2.imread(str(sample.path), cv2.IMREAD_COLOR_RGB))
+    axes.set_axis_off()
+    for x1, y1, x2, y2, confidence, category in detections:
+        if confidence < SHOWN_CONFIDENCE:
+            continue
+        colour = COLOURS[int(category) % len(COLOURS)]
+        axes.add_patch(
+            plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4)
+        )
+        axes.text(
+            x1, max(y1, 0.04 * sample.height), f"{class_names()[int(category)]} {confidence:.2f}",
+            fontsize=5.5, color="white", va="bottom",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}, clip_on=True,
+        )  # fmt: skip
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def closed(figure: Figure) -> Figure:
+    """Detach the figure from pyplot: a notebook then shows it once, when a cell returns it."""
+    plt.close(figure)
+    return figure

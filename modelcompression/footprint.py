@@ -1,0 +1,104 @@
+"""How big is it? Bytes of the files one would ship, true zeros, bits per weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .detector import DetectorError
+
+MEGABYTE = 2**20
+PARAMETERS = 3_151_904  # of YOLOv8n with BatchNorm folded
+
+
+def shipped(path: Path | str) -> list[Path]:
+    """All files that belong to a model: an OpenVINO ``.xml`` brings its ``.bin``.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+    """
+    path = Path(path)
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} does not exist: a model ships all of its files")
+    return files
+
+
+def size_mb(files: Iterable[Path | str]) -> float:
+    """Bytes on disk of all files, in MB of 2^20 bytes as in the original table."""
+    return sum(Path(file).stat().st_size for file in files) / MEGABYTE
+
+
+def bits_per_weight(files: Iterable[Path | str]) -> float:
+    """All shipped bits over YOLOv8n's 3,151,904 parameters: 32 for plain float32."""
+    return size_mb(files) * MEGABYTE * 8 / PARAMETERS
+
+
+def sparsity(model: Path | str | Any) -> float:
+    """Share of exact zeros among the convolution weights, counted on what is shipped.
+
+    Args:
+        model: a ``torch.nn.Module``, an ``.onnx`` or an OpenVINO ``.xml``.
+    """
+    zeros = total = 0
+    for weight in convolution_weights(model):
+        zeros += weight.size - np.count_nonzero(weight)
+        total += weight.size
+    if not total:
+        raise DetectorError(f"{model} has no convolution weights to count")
+    return zeros / total
+
+
+def convolution_weights(model: Path | str | Any) -> Iterator[np.ndarray]:
+    """The weight arrays of all convolutions, as stored (float16 and integers are left as they are)."""
+    if not isinstance(model, str | Path):
+        return _torch_weights(model)
+    path = Path(model)
+    readers = {".onnx": _onnx_weights, ".xml": _openvino_weights, ".pt": _checkpoint_weights}
+    if path.suffix not in readers:
+        raise DetectorError(f"{path}: cannot look for weights in a '{path.suffix}' file")
+    return readers[path.suffix](path)
+
+
+def _torch_weights(model: Any) -> Iterator[np.ndarray]:
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            yield module.weight.detach().cpu().numpy()
+
+
+def _checkpoint_weights(path: Path) -> Iterator[np.ndarray]:
+    from .detector import load_yolo
+
+    return _torch_weights(load_yolo(path))
+
+
+def _onnx_weights(path: Path) -> Iterator[np.ndarray]:
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            name = node.input[1]
+            while name not in stored:  # through Cast and DequantizeLinear
+                name = producers[name].input[0]
+            yield numpy_helper.to_array(stored[name])
+
+
+def _openvino_weights(path: Path) -> Iterator[np.ndarray]:
+    import openvino
+
+    for node in openvino.Core().read_model(path).get_ordered_ops():
+        if node.get_type_name() in ("Convolution", "GroupConvolution"):
+            source = node.input_value(1).get_node()
+            while source.get_type_name() != "Constant":  # through Convert, Subtract, Multiply
+                source = source.input_value(0).get_node()
+            yield source.get_data()

@@ -1,0 +1,111 @@
+"""How fast is it? Two detectors in turn in one process, and the CPU they ran on.
+
+A machine's speed drifts (temperature, neighbours), so milliseconds of two processes are no basis for
+a ratio. Here baseline and variant alternate, and the ratio is taken pair by pair.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from .accuracy import Interval
+from .detector import Detector
+
+WARM_UPS = 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of each timed forward pass."""
+
+    samples: np.ndarray
+
+    @property
+    def median(self) -> float:
+        """Median, ms."""
+        return float(np.median(self.samples))
+
+    @property
+    def p90(self) -> float:
+        """90th percentile, ms."""
+        return float(np.percentile(self.samples, 90))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Timings of the same number of passes of both, and how many times faster the variant is."""
+
+    baseline: Timing
+    variant: Timing
+    speedup: Interval
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor: its name, its best instruction set for neural networks, its logical cores."""
+
+    name: str
+    isa: str
+    cores: int
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.isa}, {self.cores} cores"
+
+
+def time_pairs(
+    baseline: Detector, variant: Detector, batch: np.ndarray, pairs: int = 40, seed: int = 0
+) -> Comparison:
+    """Time two detectors in alternation on the same batch.
+
+    Each timed pass follows an untimed one of the same detector: caches are warm and the other
+    runtime's worker threads, which spin for a while after their work, have gone to sleep.
+
+    Args:
+        batch: (N, 3, H, W) float32.
+        pairs: timed passes of each.
+
+    Returns:
+        the timings in ms, and the median of the pair ratios baseline/variant (above 1: the variant
+        is faster) with a bootstrap 95 % interval.
+    """
+    if pairs < 1:
+        raise ValueError(f"pairs must be at least 1, not {pairs}")
+    for detector in (baseline, variant):
+        for _ in range(WARM_UPS):
+            detector(batch)
+    times = np.empty((pairs, 2))
+    for pair in range(pairs):
+        for column, detector in enumerate((baseline, variant)):
+            detector(batch)
+            start = time.perf_counter_ns()
+            detector(batch)
+            times[pair, column] = (time.perf_counter_ns() - start) / 1e6
+    ratios = times[:, 0] / times[:, 1]
+    draws = np.random.default_rng(seed).integers(0, pairs, (2000, pairs))
+    low, high = np.percentile(np.median(ratios[draws], axis=1), [2.5, 97.5])
+    speedup = Interval(float(np.median(ratios)), float(low), float(high))
+    return Comparison(Timing(times[:, 0]), Timing(times[:, 1]), speedup)
+
+
+@cache
+def cpu() -> Cpu:
+    """The CPU of this machine (asking takes about a second, once)."""
+    import cpuinfo
+
+    facts = cpuinfo.get_cpu_info()
+    flags = set(facts.get("flags", []))
+    classes = {
+        "AMX": {"amx_tile", "amx_int8"},
+        "AVX-512 VNNI": {"avx512_vnni", "avx512vnni"},
+        "AVX-VNNI": {"avx_vnni"},
+        "AVX-512": {"avx512f"},
+        "AVX2": {"avx2"},
+        "NEON": {"asimd", "neon"},
+    }
+    isa = next((name for name, needed in classes.items() if flags & needed), facts.get("arch", "?"))
+    return Cpu(facts.get("brand_raw", "unknown CPU"), isa, os.cpu_count() or 1)

@@ -1,0 +1,154 @@
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ultralytics import YOLO
+from ultralytics.utils.metrics import ap_per_class
+
+from modelcompression import accuracy, assets
+from modelcompression.accuracy import Evaluation, _WeightedMap, match, paired_bootstrap
+from modelcompression.assets import AssetError, ImageSet, Sample
+
+
+def sample(boxes, classes, crowd=()) -> Sample:
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    crowd = np.asarray(crowd, float).reshape(-1, 5)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return Sample("tiny", 100, 100, np.asarray(classes, int), boxes, areas, crowd)
+
+
+def random_evaluation(seed: int, images: int = 12, quality: float = 0.7) -> Evaluation:
+    generator = np.random.default_rng(seed)
+    detections, correct, targets = [], [], []
+    for _ in range(images):
+        n, m = generator.integers(0, 9), generator.integers(0, 5)
+        classes = generator.integers(0, 3, n)
+        rows = np.hstack(
+            [generator.uniform(0, 99, (n, 4)), generator.random((n, 1)), classes[:, None]]
+        )
+        detections.append(rows[np.argsort(-rows[:, 4])].astype(np.float32))
+        levels = generator.integers(0, 11, n) * (generator.random(n) < quality)
+        correct.append(np.arange(10)[None] < levels[:, None])
+        targets.append(generator.integers(0, 3, m))
+    samples = tuple(dataclasses.replace(sample([], []), path=f"{i}") for i in range(images))
+    return Evaluation(ImageSet("random", samples), detections, correct, targets)
+
+
+def test_each_box_is_claimed_once_by_the_most_confident_detection() -> None:
+    image = sample([[0, 0, 40, 40], [50, 50, 90, 90]], [3, 3])
+    found = np.array(
+        [[0, 0, 40, 40, 0.9, 3], [0, 0, 40, 40, 0.8, 3], [50, 50, 90, 74, 0.7, 3],
+         [50, 50, 90, 90, 0.6, 4]], np.float32,
+    )  # fmt: skip
+    assert match(found, image).sum(1).tolist() == [10, 0, 3, 0]  # the third has IoU 0.6
+
+
+def test_no_detection_and_no_object_are_fine() -> None:
+    nothing = np.empty((0, 6), np.float32)
+    assert match(nothing, sample([[0, 0, 9, 9]], [1])).shape == (0, 10)
+    found = np.array([[0, 0, 9, 9, 0.5, 1]], np.float32)
+    assert not match(found, sample([], [])).any()
+
+
+def test_average_precision_by_hand() -> None:
+    """Ranked hit, miss, hit of two objects: the area under 1 up to recall ½, then 1 falling to ⅔."""
+    found = np.array([[0, 0, 1, 1, c, 0] for c in (0.9, 0.8, 0.7)], np.float32)
+    correct = np.array([[True] * 10, [False] * 10, [True] * 10])
+    images = ImageSet("hand", (sample([], []),))
+    evaluation = Evaluation(images, [found], [correct], [np.array([0, 0])])
+    assert evaluation.map50_95 == pytest.approx(0.5 + 0.5 * 2 / 3, abs=0.01)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_weighted_map_with_unit_weights_is_the_library_metric(seed: int) -> None:
+    evaluation = random_evaluation(seed)
+    stacked = np.concatenate(evaluation.detections)
+    library = ap_per_class(
+        np.concatenate(evaluation.correct), stacked[:, 4], stacked[:, 5],
+        np.concatenate(evaluation.targets),
+    )[5]  # fmt: skip
+    expected = library.mean() if library.size else 0
+    assert _WeightedMap(evaluation)(np.ones(12, int)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_bootstrap_of_a_model_with_itself_is_exactly_zero(report) -> None:
+    found = paired_bootstrap(report, report, resamples=50)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def test_bootstrap_sees_a_loss_and_is_repeatable() -> None:
+    good = random_evaluation(1, images=60)
+    half = [c & (np.arange(len(c)) % 2 == 0)[:, None] for c in good.correct]
+    worse = dataclasses.replace(good, correct=half)
+    found = paired_bootstrap(worse, good, 300)
+    assert found.low < found.value < found.high < 0
+    assert found == paired_bootstrap(worse, good, 300)
+
+
+def test_unequal_image_sets_cannot_be_paired() -> None:
+    first, second = random_evaluation(1), random_evaluation(1, images=11)
+    with pytest.raises(ValueError, match="same images"):
+        paired_bootstrap(first, second)
+
+
+def test_500_resamples_take_less_than_a_minute(report) -> None:
+    start = time.perf_counter()
+    paired_bootstrap(report, report, resamples=20)
+    assert (time.perf_counter() - start) * 25 < 60
+
+
+def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> None:
+    data = assets.save_as_yolo(report_set, tmp_path / "images")
+    theirs = YOLO(weights).val(
+        data=str(data), rect=False, batch=1, workers=0, plots=False, verbose=False, device="cpu",
+        project=str(tmp_path), name="val",
+    ).box  # fmt: skip
+    assert report.map50_95 == pytest.approx(theirs.map, abs=0.002)
+    assert report.map50 == pytest.approx(theirs.map50, abs=0.005)
+
+
+def test_agrees_with_cocoeval(report, report_set) -> None:
+    # On a handful of demo photos one missed object moves the metric by more than on 281.
+    tolerance = 0.003 if len(report_set) >= 281 else 0.02
+    assert report.map50_95 == pytest.approx(accuracy.coco_eval(report)["map50_95"], abs=tolerance)
+
+
+def test_detections_in_a_crowd_count_neither_way() -> None:
+    image = sample([[0, 0, 10, 10]], [0], crowd=[[0, 50, 50, 100, 100]])
+    found = np.array(
+        [[60, 60, 70, 70, 0.9, 0], [60, 60, 70, 70, 0.8, 2], [40, 60, 52, 70, 0.7, 0]], np.float32
+    )
+    assert accuracy.inside_crowd(found, image).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("size", [64, 320, 640])
+def test_boxes_come_back_from_the_letterbox(demo, size: int) -> None:
+    for image in demo.samples:
+        pixels, scale, (left, top) = accuracy.letterbox(image.path, size)
+        assert pixels.shape == (size, size, 3)
+        inside = image.boxes * scale + [left, top, left, top]
+        assert (inside > -1).all() and (inside < size + 1).all()
+        back = accuracy.to_original(inside, scale, (left, top), image)
+        assert back == pytest.approx(image.boxes, abs=1)
+
+
+def test_the_original_finds_the_demo_objects(demo_report) -> None:
+    assert demo_report.map50 > 0.5
+
+
+@pytest.mark.parametrize("size", [0, 100, 639])
+def test_input_size_must_be_a_multiple_of_32(eager, demo, size: int) -> None:
+    with pytest.raises(ValueError, match="multiple of 32"):
+        accuracy.evaluate(eager, demo, size=size)
+
+
+def test_an_unreadable_image_is_one_clear_error(eager, demo, tmp_path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff nothing")
+    images = ImageSet("x", (dataclasses.replace(demo.samples[0], path=broken),))
+    with pytest.raises(AssetError, match="cannot be decoded"):
+        accuracy.evaluate(eager, images, progress=False)
