@@ -1,14 +1,18 @@
 """ModelCompression: one instrument for five homeworks on compressing YOLOv8n."""
 
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "PredelinaAsya/ModelCompression"
 BRANCH = "main"
 
-# Read by ultralytics at import: keep its settings inside the repository, never send analytics,
-# never let it pip-install behind the user's back.
+# Read by the libraries when they are imported. Ultralytics keeps its settings inside the repository and
+# never pip-installs behind the user's back; none of them sends usage data.
 os.environ.setdefault("YOLO_CONFIG_DIR", str(ROOT / ".cache"))
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+sys.modules.setdefault("openvino_telemetry", None)  # its documented opt-out is a file in the home folder

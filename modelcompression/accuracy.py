@@ -106,9 +106,7 @@ class Evaluation:
         return table.sort_values("ap50_95", ascending=False, ignore_index=True)
 
 
-def evaluate(
-    detector: Detector, images: ImageSet, size: int = 640, progress: bool = True
-) -> Evaluation:
+def evaluate(detector: Detector, images: ImageSet, size: int = 640, progress: bool = True) -> Evaluation:
     """Run a detector over an image set, one image at a time.
 
     Args:
@@ -186,9 +184,7 @@ def suppress(raw: np.ndarray, confidence: float = CONFIDENCE) -> list[np.ndarray
     return [found.numpy() for found in kept]
 
 
-def to_original(
-    boxes: np.ndarray, scale: float, offset: tuple[int, int], sample: Sample
-) -> np.ndarray:
+def to_original(boxes: np.ndarray, scale: float, offset: tuple[int, int], sample: Sample) -> np.ndarray:
     """Map (n, 4) x1, y1, x2, y2 boxes from letterbox pixels to the original image, clipped to it."""
     moved = (boxes - [*offset, *offset]) / scale
     return np.clip(moved, 0, [sample.width, sample.height, sample.width, sample.height])
@@ -206,9 +202,7 @@ def match(detections: np.ndarray, sample: Sample) -> np.ndarray:
     correct = np.zeros((len(detections), len(IOU_THRESHOLDS)), bool)
     if not len(detections) or not len(sample.boxes):
         return correct
-    iou = box_iou(
-        torch.from_numpy(sample.boxes).float(), torch.from_numpy(detections[:, :4])
-    ).numpy()
+    iou = box_iou(torch.from_numpy(sample.boxes).float(), torch.from_numpy(detections[:, :4])).numpy()
     iou = iou * (sample.classes[:, None] == detections[None, :, 5])
     taken = np.zeros((len(sample.boxes), len(IOU_THRESHOLDS)), bool)
     levels = np.arange(len(IOU_THRESHOLDS))
@@ -278,9 +272,7 @@ class _WeightedMap:
     def __init__(self, evaluation: Evaluation) -> None:
         stacked = np.concatenate(evaluation.detections)
         correct = np.concatenate(evaluation.correct)
-        image = np.repeat(
-            np.arange(len(evaluation.detections)), [len(d) for d in evaluation.detections]
-        )
+        image = np.repeat(np.arange(len(evaluation.detections)), [len(d) for d in evaluation.detections])
         order = np.argsort(-stacked[:, 4], kind="stable")
         stacked, correct, image = stacked[order], correct[order], image[order]
         self._targets = np.stack(
@@ -350,9 +342,7 @@ def _coco_ground_truth(images: ImageSet) -> dict:
             (category, box, area, 0)
             for category, box, area in zip(sample.classes, sample.boxes, sample.areas, strict=True)
         ]
-        rows += [
-            (row[0], row[1:], (row[3] - row[1]) * (row[4] - row[2]), 1) for row in sample.crowd
-        ]
+        rows += [(row[0], row[1:], (row[3] - row[1]) * (row[4] - row[2]), 1) for row in sample.crowd]
         for category, (x1, y1, x2, y2), area, crowd in rows:
             annotations.append(
                 {
@@ -366,8 +356,7 @@ def _coco_ground_truth(images: ImageSet) -> dict:
             )
     return {
         "images": [
-            {"id": index, "width": s.width, "height": s.height}
-            for index, s in enumerate(images.samples)
+            {"id": index, "width": s.width, "height": s.height} for index, s in enumerate(images.samples)
         ],
         "annotations": annotations,
         "categories": [{"id": index, "name": name} for index, name in class_names().items()],

@@ -150,9 +150,7 @@ def download(url: str, target: Path, expected: str | None = None, quiet: bool = 
             timeout=(CONNECT_SECONDS, READ_SECONDS),
             headers={"Range": f"bytes={have}-"} if have else {},
         ) as response:
-            if (
-                response.status_code == 416
-            ):  # the part is longer than the file: it is another file's
+            if response.status_code == 416:  # the part is longer than the file: it is another file's
                 part.unlink()
                 raise AssetError(f"{url}: the partial download was stale and is removed; run again")
             response.raise_for_status()
@@ -193,9 +191,7 @@ def weights() -> Path:
         try:
             return _weights_from_index(target)
         except AssetError as index:
-            raise AssetError(
-                f"{release}; {index}. Put the official yolov8n.pt at {target} by hand"
-            ) from None
+            raise AssetError(f"{release}; {index}. Put the official yolov8n.pt at {target} by hand") from None
 
 
 def _weights_from_index(target: Path) -> Path:
@@ -365,9 +361,7 @@ def _locate(source: _Source, entries: list[dict], progress: bool) -> list[Path]:
     """Paths of all images; what no folder holds is fetched, after one quick test of the server."""
     found: list[Path | None] = []
     for entry in entries:
-        places = (
-            root / source.folder / "images" / source.split / entry["file"] for root in roots()
-        )
+        places = (root / source.folder / "images" / source.split / entry["file"] for root in roots())
         found.append(next((place for place in places if place.is_file()), None))
     missing = [entry for entry, path in zip(entries, found, strict=True) if path is None]
     if missing:
@@ -393,9 +387,7 @@ def _require_online(source: _Source, missing: int, wanted: int) -> None:
 
 def _fetch(source: _Source, entries: list[dict], progress: bool) -> None:
     folder = roots()[-1] / source.folder / "images" / source.split
-    for entry in tqdm(
-        entries, desc=f"fetching {source.folder}", unit="image", disable=not progress
-    ):
+    for entry in tqdm(entries, desc=f"fetching {source.folder}", unit="image", disable=not progress):
         path = download(
             f"{source.url}/{entry['file']}", folder / entry["file"], entry.get("sha256"), quiet=True
         )

@@ -7,6 +7,7 @@ values in 0…1, goes in; the YOLOv8 head's float32 output (N, 84, anchors) come
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,7 +58,7 @@ class TorchDetector:
         self.model.to(memory_format=self._layout)
         if channels_last:
             self.runtime = "PyTorch, channels_last"
-        _probe(self, "the model")
+        probe(self, "the model")
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         import torch
@@ -86,13 +87,12 @@ class OnnxDetector:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self.session = ort.InferenceSession(
-                str(self.path), options, providers=["CPUExecutionProvider"]
-            )
+            self.session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise DetectorError(f"{self.path} is no readable ONNX model: {_line(error)}") from None
         self._input = self.session.get_inputs()[0].name
-        _probe(self, str(path), self.session.get_inputs()[0].shape)
+        free = self.session.get_inputs()[0].shape  # names stand for free dimensions
+        probe(self, str(path), [d if isinstance(d, int) else None for d in free])
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return self.session.run(None, {self._input: batch})[0]
@@ -122,12 +122,7 @@ class OpenVinoDetector:
         self.threads = _positive(threads)
         self.path = _existing(path)
         core = openvino.Core()
-        supported = {
-            "f32",
-            *(x.lower() for x in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
-        }
-        names = {"fp32": "f32", "fp16": "f16"}
-        supported = {names.get(name, name) for name in supported} & {"f32", "bf16", "f16"}
+        supported = _executable(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         if precision not in supported:
             raise DetectorError(
                 f"this CPU does not execute {precision}: choose one of {', '.join(sorted(supported))}"
@@ -144,13 +139,21 @@ class OpenVinoDetector:
             self.compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise DetectorError(f"{self.path} is no readable model: {_line(error)}") from None
-        executed = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self.execution_precision = names.get(executed, executed)
+        self.execution_precision = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         dims = [d.get_length() if d.is_static else None for d in model.inputs[0].partial_shape]
-        _probe(self, str(path), dims)
+        probe(self, str(path), dims)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return self.compiled(batch)[0]
+
+
+def _executable(capabilities: list[str]) -> set[str]:
+    """The floating-point formats among OpenVINO's capability names, in its precision-hint spelling.
+
+    Asked for a format that the CPU lacks, OpenVINO would execute in f32 without a word.
+    """
+    spelling = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
+    return {"f32"} | {spelling[name] for name in capabilities if name in spelling}
 
 
 def load_yolo(path: Path | str) -> Any:
@@ -185,21 +188,28 @@ def _positive(threads: int) -> int:
     return threads
 
 
-def _probe(detector: Detector, name: str, dims: list | None = None) -> None:
-    """One forward pass on grey pixels: a model of another shape is noticed here, not after hours."""
-    fixed = [d if isinstance(d, int) and d > 0 else None for d in dims or [None] * 4]
-    if len(fixed) != 4 or fixed[1] not in (3, None):
-        raise DetectorError(f"{name} takes an input of shape {dims}, not (N, 3, H, W)")
-    shape = tuple(given or free for given, free in zip(fixed, PROBE, strict=True))
-    anchors = sum((shape[2] // stride) * (shape[3] // stride) for stride in (8, 16, 32))
+def probe(detector: Detector, name: str, shape: Sequence[int | None] = (None,) * 4) -> None:
+    """One forward pass on grey pixels: a model of another shape is noticed here, not after hours.
+
+    Args:
+        shape: the input shape (N, 3, H, W); None where the model leaves a dimension free.
+
+    Raises:
+        DetectorError: the model does not take that input or does not give (N, 84, anchors) for it.
+    """
+    if len(shape) != 4 or shape[1] not in (3, None):
+        raise DetectorError(f"{name} takes an input of shape {tuple(shape)}, not (N, 3, H, W)")
+    batch, channels, height, width = (given or free for given, free in zip(shape, PROBE, strict=True))
+    anchors = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
+    size = f"{batch}×{channels}×{height}×{width}"
     try:
-        output = detector(np.full(shape, 0.5, np.float32))
+        output = detector(np.full((batch, channels, height, width), 0.5, np.float32))
     except Exception as error:
-        raise DetectorError(f"{name} cannot run on an input of {shape}: {_line(error)}") from None
-    if output.shape != (shape[0], CHANNELS, anchors):
+        raise DetectorError(f"{name} cannot run on an input of {size}: {_line(error)}") from None
+    if output.shape != (batch, CHANNELS, anchors):
         raise DetectorError(
-            f"{name} gives {output.shape} for an input of {shape}, not "
-            f"{(shape[0], CHANNELS, anchors)}: it is no YOLOv8 detector for COCO's 80 classes"
+            f"{name} gives {output.shape} for an input of {size}, not {(batch, CHANNELS, anchors)}: "
+            "it is no YOLOv8 detector for COCO's 80 classes"
         )
 
 

@@ -38,7 +38,7 @@ def latency_distribution(timings: dict[str, Timing]) -> Figure:
     """Every timed pass as a dot, a row for each detector; median marked, p90 as a tick."""
     figure, axes = _figure(7, 0.8 + 0.55 * len(timings))
     generator = np.random.default_rng(0)
-    for row, (name, timing) in enumerate(timings.items()):
+    for row, timing in enumerate(timings.values()):
         colour = COLOURS[row % len(COLOURS)]
         jitter = row + generator.uniform(-0.22, 0.22, len(timing.samples))
         axes.plot(timing.samples, jitter, ".", color=colour, alpha=0.45, markersize=5)
@@ -83,9 +83,7 @@ def draw_detections(axes: Axes, sample: Sample, detections: np.ndarray) -> None:
         if confidence < SHOWN_CONFIDENCE:
             continue
         colour = COLOURS[int(category) % len(COLOURS)]
-        axes.add_patch(
-            plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4)
-        )
+        axes.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
         axes.text(
             x1, max(y1, 0.04 * sample.height), f"{class_names()[int(category)]} {confidence:.2f}",
             fontsize=5.5, color="white", va="bottom",

@@ -32,9 +32,9 @@ def demo() -> assets.ImageSet:
 
 
 @pytest.fixture(scope="session")
-def report_set(demo: assets.ImageSet) -> assets.ImageSet:
+def report_set() -> assets.ImageSet:
     """coco-val where it can be had without a download, the demo photos otherwise."""
-    return assets.image_set("coco-val") if os.environ.get("MC_ASSETS") else demo
+    return assets.image_set("coco-val" if os.environ.get("MC_ASSETS") else "demo")
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,7 @@ def random_evaluation(seed: int, images: int = 12, quality: float = 0.7) -> Eval
     for _ in range(images):
         n, m = generator.integers(0, 9), generator.integers(0, 5)
         classes = generator.integers(0, 3, n)
-        rows = np.hstack(
-            [generator.uniform(0, 99, (n, 4)), generator.random((n, 1)), classes[:, None]]
-        )
+        rows = np.hstack([generator.uniform(0, 99, (n, 4)), generator.random((n, 1)), classes[:, None]])
         detections.append(rows[np.argsort(-rows[:, 4])].astype(np.float32))
         levels = generator.integers(0, 11, n) * (generator.random(n) < quality)
         correct.append(np.arange(10)[None] < levels[:, None])

@@ -194,6 +194,4 @@ def test_saved_as_yolo_reads_back_to_the_same_boxes(demo, tmp_path: Path) -> Non
         for (_, x, y, w, h), box in zip(rows, sample.boxes, strict=True):
             corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
             sizes = [sample.width, sample.height] * 2
-            assert [c * s for c, s in zip(corners, sizes, strict=True)] == pytest.approx(
-                box, abs=0.01
-            )
+            assert [c * s for c, s in zip(corners, sizes, strict=True)] == pytest.approx(box, abs=0.01)

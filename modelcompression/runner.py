@@ -1,0 +1,184 @@
+"""Run the homeworks' notebooks from the shell: ``python -m modelcompression.runner hw5_export``.
+
+The executed copy lands in ``results/executed``; with ``--publish`` it also replaces the committed
+notebook, cleaned. ``--smoke`` takes a handful of images and writes no table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from . import BRANCH, REPOSITORY, ROOT
+from .assets import AssetError, UnreachableError, image_set, weights
+
+EXECUTED = ROOT / "results" / "executed"
+PUBLISHED_BYTES = 500_000
+
+
+class RunnerError(RuntimeError):
+    """The wish cannot be carried out; the message says what to do."""
+
+
+def notebooks(homework: str = "all") -> list[Path]:
+    """The notebooks of one homework folder, or of all, in the order of their numbers.
+
+    Raises:
+        RunnerError: there is no such homework.
+    """
+    found = sorted(ROOT.glob("hw*_*/*.ipynb"))
+    chosen = [path for path in found if homework in ("all", path.parent.name)]
+    if not chosen:
+        names = ", ".join(dict.fromkeys(path.parent.name for path in found))
+        raise RunnerError(f"there is no homework '{homework}': choose one of {names}, all")
+    return chosen
+
+
+def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None) -> Path:
+    """Run one notebook from top to bottom, its output on this terminal; return the executed copy.
+
+    Raises:
+        RunnerError: a cell failed; the message is the cell's own error.
+    """
+    target = EXECUTED / ("smoke" if smoke else "") / f"{notebook.parent.name}_{notebook.name}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    given = dict(parameters or {}) | ({"SMOKE": True} if smoke else {})
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(target), parameters=given, cwd=str(notebook.parent),
+            kernel_name="python3", stdout_file=sys.stdout, stderr_file=sys.stderr,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        raise RunnerError(
+            f"{notebook.relative_to(ROOT)} failed in cell {error.exec_count}: "
+            f"{error.ename}: {error.evalue}\nThe executed copy with the traceback: {target}"
+        ) from None
+    return target
+
+
+def publish(executed: Path, notebook: Path) -> None:
+    """Replace the committed notebook by its executed copy, cleaned of what only this run needs.
+
+    Raises:
+        RunnerError: the result is over the size that a repository of notebooks can bear.
+    """
+    document = nbformat.read(executed, as_version=4)
+    clean(document, notebook)
+    text = nbformat.writes(document) + "\n"
+    if len(text.encode()) > PUBLISHED_BYTES:
+        raise RunnerError(
+            f"{notebook.name} would have {len(text.encode())} bytes, over {PUBLISHED_BYTES}: "
+            "make its figures fewer or smaller"
+        )
+    fresh = notebook.with_suffix(".ipynb.new")
+    fresh.write_text(text, encoding="utf8")
+    os.replace(fresh, notebook)
+
+
+def clean(document: nbformat.NotebookNode, notebook: Path) -> None:
+    """Remove progress bars, timings and injected cells; refresh the badge and the bootstrap cell."""
+    document.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    kept = [c for c in document.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    for cell in kept:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.id = re.sub(r"\W", "", cell.id)[:8]
+        if "badge" in tags:
+            cell.source = re.sub(r"\[!\[Open in Colab\].*", badge(notebook), cell.source)
+        if "bootstrap" in tags:
+            cell.source = bootstrap()
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
+            for output in cell.outputs:
+                output.get("metadata", {}).clear()
+    document.cells = kept
+
+
+def badge(notebook: Path) -> str:
+    """Markdown of the button that opens a notebook in Colab."""
+    path = notebook.relative_to(ROOT).as_posix()
+    target = f"https://colab.research.google.com/github/{REPOSITORY}/blob/{BRANCH}/{path}"
+    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({target})"
+
+
+def bootstrap() -> str:
+    """Source of the cell that installs the project in Colab and does nothing elsewhere."""
+    return f"""\
+import os
+import sys
+
+if "google.colab" in sys.modules:
+    project = "/content/{REPOSITORY.split("/")[1]}"
+    if not os.path.isdir(project):
+        !git clone -q --depth 1 -b {BRANCH} https://github.com/{REPOSITORY} {{project}}
+        !pip install -q -r {{project}}/requirements.txt
+    sys.path.insert(0, project)
+
+import modelcompression  # noqa: F401  (before the libraries whose telemetry it turns off)"""
+
+
+def _is_progress(output: nbformat.NotebookNode) -> bool:
+    bar = output.output_type == "stream" and output.name == "stderr" and "\r" in output.text
+    widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    return bar or widget
+
+
+def _fetch_assets(needed: bool) -> None:
+    """Before any notebook starts: a download belongs here, with its progress on the terminal."""
+    weights()
+    try:
+        image_set("coco-val")
+        image_set("coco128")
+    except UnreachableError as error:
+        if needed:
+            raise
+        print(f"{error}\nGoing on with the demo photos.", file=sys.stderr)
+
+
+def _results(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, ROOT / "results" / "aggregate.py", *arguments], check=False)
+    if done.returncode:
+        raise RunnerError("the results tables were not regenerated, see above")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: which homework, and whether to publish or only to smoke-test it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("homework", help="a homework's folder such as hw3_pruning, or all")
+    parser.add_argument("--publish", action="store_true", help="replace the committed notebook")
+    parser.add_argument("--smoke", action="store_true", help="a handful of images, no tables")
+    wish = parser.parse_args(arguments)
+    if wish.publish and wish.smoke:
+        parser.error("a smoke run is never published")
+    chosen = notebooks(wish.homework)
+    _fetch_assets(needed=wish.publish)
+    start = time.time()
+    for notebook in chosen:
+        executed = execute(notebook, wish.smoke)
+        print(f"executed copy: {executed.relative_to(ROOT)}")
+        if wish.publish:
+            publish(executed, notebook)
+    if not wish.smoke:
+        _results(["--print", *dict.fromkeys(path.parent.name for path in chosen)])
+    print(f"{len(chosen)} notebook(s) in {(time.time() - start) / 60:.1f} min")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (RunnerError, AssetError) as error:
+        sys.exit(f"error: {error}")

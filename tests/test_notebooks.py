@@ -1,0 +1,113 @@
+"""Every committed notebook: its form, and its whole run in smoke mode."""
+
+import json
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from modelcompression import ROOT, runner
+
+NOTEBOOKS = runner.notebooks()
+NAMES = [str(path.relative_to(ROOT)) for path in NOTEBOOKS]
+every = pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+
+
+def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def tagged(path: Path, tag: str) -> list[nbformat.NotebookNode]:
+    return [c for c in nbformat.read(path, as_version=4).cells if tag in c.metadata.get("tags", [])]
+
+
+@every
+def test_cells_are_short_and_introduced_by_prose(path: Path) -> None:
+    code = sorted(cell.source.count("\n") + 1 for cell in cells(path, "code"))
+    assert code[-1] <= 25
+    assert code[len(code) // 2] <= 8
+    assert len(cells(path, "markdown")) >= len(code) / 3
+
+
+@every
+def test_badge_and_bootstrap_name_the_one_repository(path: Path) -> None:
+    (first,) = tagged(path, "badge")
+    assert runner.badge(path) in first.source
+    (install,) = tagged(path, "bootstrap")
+    assert install.source == runner.bootstrap()
+
+
+@every
+def test_parameters_are_capitals_in_one_tagged_cell(path: Path) -> None:
+    (parameters,) = tagged(path, "parameters")
+    names = [line.split(" = ")[0] for line in parameters.source.splitlines()]
+    assert names and all(name.isupper() for name in names)
+    assert all("# @param" in line for line in parameters.source.splitlines())
+
+
+@every
+def test_committed_outputs_are_a_whole_clean_run(path: Path) -> None:
+    code = cells(path, "code")
+    assert path.stat().st_size <= runner.PUBLISHED_BYTES
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    text = json.dumps(outputs)
+    assert str(Path.home()) not in text and "DEMO PHOTOS" not in text
+
+
+@every
+def test_smoke_run(path: Path, tmp_path: Path, monkeypatch, own_store) -> None:
+    monkeypatch.setenv("MC_STORE", str(tmp_path))
+    executed = runner.execute(path, smoke=True)
+    document = nbformat.read(executed, as_version=4)
+    assert all(cell.execution_count for cell in document.cells if cell.cell_type == "code")
+
+
+def test_a_failing_cell_is_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr(runner, "EXECUTED", tmp_path / "executed")
+    broken = tmp_path / "hw9_test" / "broken.ipynb"
+    broken.parent.mkdir()
+    document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
+    nbformat.write(document, broken)
+    with pytest.raises(runner.RunnerError, match=r"broken\.ipynb failed in cell 1: ZeroDivisionError"):
+        runner.execute(broken)
+    assert (tmp_path / "executed" / "hw9_test_broken.ipynb").exists()
+
+
+def test_an_unknown_homework_lists_the_known_ones() -> None:
+    with pytest.raises(runner.RunnerError, match="hw1_baseline"):
+        runner.notebooks("hw7_magic")
+
+
+def test_publishing_cleans_what_only_the_run_needs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    code = nbformat.v4.new_code_cell("x")
+    code.metadata = {"papermill": {"duration": 3}, "tags": []}
+    code.outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="10%|█ | 1/10\r100%|██| 10/10"),
+        nbformat.v4.new_output("stream", name="stdout", text="kept"),
+    ]
+    injected = nbformat.v4.new_code_cell("SMOKE = True")
+    injected.metadata = {"tags": ["injected-parameters"]}
+    executed, target = tmp_path / "executed.ipynb", tmp_path / "hw9_test" / "nb.ipynb"
+    target.parent.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[injected, code]), executed)
+    runner.publish(executed, target)
+    (only,) = nbformat.read(target, as_version=4).cells
+    assert only.metadata == {} and [o.text for o in only.outputs] == ["kept"]
+    assert os.listdir(target.parent) == ["nb.ipynb"]
+
+
+def test_a_notebook_over_the_cap_is_not_published(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    code = nbformat.v4.new_code_cell("x")
+    code.outputs = [nbformat.v4.new_output("stream", name="stdout", text="x" * runner.PUBLISHED_BYTES)]
+    nbformat.write(nbformat.v4.new_notebook(cells=[code]), tmp_path / "executed.ipynb")
+    target = tmp_path / "nb.ipynb"
+    target.write_text("before")
+    with pytest.raises(runner.RunnerError, match="fewer or smaller"):
+        runner.publish(tmp_path / "executed.ipynb", target)
+    assert target.read_text() == "before"
