@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -13,6 +14,10 @@ BRANCH = "main"
 os.environ.setdefault("YOLO_CONFIG_DIR", str(ROOT / ".cache"))
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+os.environ.setdefault("YOLO_VERBOSE", "false")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 sys.modules.setdefault("openvino_telemetry", None)  # its documented opt-out is a file in the home folder
+
+# Libraries that ask tqdm for a widget get its text bar where ipywidgets is missing; no need to complain.
+warnings.filterwarnings("ignore", message="IProgress not found")

@@ -5,11 +5,13 @@ Figures are drawn on white, so that they read the same on light and dark pages.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -89,6 +91,13 @@ def draw_detections(axes: Axes, sample: Sample, detections: np.ndarray) -> None:
             fontsize=5.5, color="white", va="bottom",
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}, clip_on=True,
         )  # fmt: skip
+
+
+def as_jpeg(figure: Figure, quality: int = 80) -> Image:
+    """A figure of photographs for a notebook: a tenth of the PNG's bytes."""
+    data = io.BytesIO()
+    figure.savefig(data, format="jpeg", dpi=110, pil_kwargs={"quality": quality})
+    return Image(data.getvalue(), format="jpeg")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -102,9 +102,7 @@ def clean(document: nbformat.NotebookNode, notebook: Path) -> None:
         if "bootstrap" in tags:
             cell.source = bootstrap()
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
-            for output in cell.outputs:
-                output.get("metadata", {}).clear()
+            cell.outputs = _as_terminal(cell.outputs)
     document.cells = kept
 
 
@@ -131,10 +129,21 @@ if "google.colab" in sys.modules:
 import modelcompression  # noqa: F401  (before the libraries whose telemetry it turns off)"""
 
 
-def _is_progress(output: nbformat.NotebookNode) -> bool:
-    bar = output.output_type == "stream" and output.name == "stderr" and "\r" in output.text
-    widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-    return bar or widget
+def _as_terminal(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Join streams and let carriage returns overwrite, as a terminal would: progress bars vanish."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if output.output_type == "stream" and last and last.get("name") == output.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        output.get("metadata", {}).clear()
+        if output.output_type == "stream":
+            lines = [line.rstrip().rsplit("\r", 1)[-1].rstrip() for line in output.text.split("\n")]
+            output.text = "\n".join(lines).strip("\n") + "\n"
+    return [o for o in joined if o.output_type != "stream" or o.text.strip()]
 
 
 def _fetch_assets(needed: bool) -> None:

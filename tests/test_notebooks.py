@@ -88,7 +88,9 @@ def test_publishing_cleans_what_only_the_run_needs(tmp_path: Path, monkeypatch) 
     code.metadata = {"papermill": {"duration": 3}, "tags": []}
     code.outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="10%|█ | 1/10\r100%|██| 10/10"),
-        nbformat.v4.new_output("stream", name="stdout", text="kept"),
+        nbformat.v4.new_output("stream", name="stderr", text="\r          \r"),
+        nbformat.v4.new_output("stream", name="stdout", text="1 of 2\r2 of 2\nke"),
+        nbformat.v4.new_output("stream", name="stdout", text="pt\n"),
     ]
     injected = nbformat.v4.new_code_cell("SMOKE = True")
     injected.metadata = {"tags": ["injected-parameters"]}
@@ -97,7 +99,7 @@ def test_publishing_cleans_what_only_the_run_needs(tmp_path: Path, monkeypatch) 
     nbformat.write(nbformat.v4.new_notebook(cells=[injected, code]), executed)
     runner.publish(executed, target)
     (only,) = nbformat.read(target, as_version=4).cells
-    assert only.metadata == {} and [o.text for o in only.outputs] == ["kept"]
+    assert only.metadata == {} and [o.text for o in only.outputs] == ["2 of 2\nkept\n"]
     assert os.listdir(target.parent) == ["nb.ipynb"]
 
 

@@ -1,0 +1,302 @@
+"""results/aggregate.py: which runs count, what the tables say, and that nothing is half-written."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
+
+import aggregate
+from aggregate import CSV, FIGURE, FIRST_TABLE, MARKERS, ResultsError, check, read_rows, regenerate
+
+INTEL, AMD = "Intel Xeon 8481C", "AMD EPYC 7763"
+METRICS = {
+    **{"precision": 0.62, "recall": 0.51, "map50": 0.54, "map50_95": 0.3951},
+    **{"map50_95_delta": -0.0123, "map50_95_delta_lo": -0.031, "map50_95_delta_hi": 0.0054},
+    **{"coco128_precision": 0.66, "coco128_recall": 0.53, "coco128_map50": 0.61, "coco128_map50_95": 0.4567},
+    **{"latency_ms": 25.613, "latency_p90_ms": 27.9, "baseline_latency_ms": 48.7},
+    **{"speedup": 1.9, "speedup_lo": 1.87, "speedup_hi": 1.93},
+    **{"size_mb": 6.2, "size_ratio": 2.0145, "sparsity": 0.0998, "bits_per_weight": 16.1, "images": 281},
+}
+RELATIVE = ("map50_95_delta", "speedup", "baseline_latency", "size_ratio")
+EMPTY = "# Title\n\n{}\nold\n{}\n\nThe end.\n"
+
+
+def run(experiment: str = "ONNX", minute: int = 0, **changes: object) -> dict:
+    """One finished run; ``changes`` name metrics, tags or columns."""
+    tags = {"homework": "hw5_export", "dataset": "coco-val", "smoke": "false", "cpu": INTEL, "isa": "AMX"}
+    tags |= {"threads": "2", "runtime": "ONNX Runtime", "execution_precision": "f32", "git_commit": "4a33fa4"}
+    tags |= {"versions": "torch 2.9, mlflow 3.17"}
+    end = pd.Timestamp(2026, 5, 1, 12, tz="UTC") + pd.Timedelta(minutes=minute)
+    metrics = METRICS
+    if experiment == aggregate.BASELINE:
+        metrics = {key: value for key, value in METRICS.items() if not key.startswith(RELATIVE)}
+    row = {"run_id": f"{experiment}-{minute}", "experiment": experiment, "end_time": end}
+    row |= {f"metrics.{key}": changes.get(key, value) for key, value in metrics.items()}
+    return row | {f"tags.{key}": changes.get(key, value) for key, value in tags.items()}
+
+
+def runs(*rows: dict) -> pd.DataFrame:
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository with empty tables."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / FIRST_TABLE).write_bytes((aggregate.ROOT / FIRST_TABLE).read_bytes())
+    for name in aggregate.CAPTIONS:
+        (tmp_path / name).write_text(EMPTY.format(*MARKERS), encoding="utf8")
+    return tmp_path
+
+
+def cells(root: Path, experiment: str, readme: str = "README.md") -> list[list[str]]:
+    """The cells after the name in every table row of one experiment, in order of the tables."""
+    lines = (root / readme).read_text(encoding="utf8").splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")
+    ]
+    return [row[1:] for row in rows if re.sub(r"\[(.*?)\]\(.*", r"\1", row[0]) == experiment]
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_the_latest_run_of_an_experiment_wins(root) -> None:
+    regenerate(root, runs(run(minute=9, map50=0.555), run(minute=3, map50=0.444)))
+    assert read_rows(root)["map50"].tolist() == [0.555]
+    regenerate(root, runs(run(minute=5, map50=0.333)))
+    assert read_rows(root)["map50"].tolist() == [0.555], "an older run displaced the committed one"
+    regenerate(root, runs(run(minute=10, map50=0.666)))
+    assert read_rows(root)["map50"].tolist() == [0.666]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"smoke": "true"},
+        {"dataset": "demo"},
+        {"images": 280},
+        {"images": None},
+        {"map50_95": np.nan},
+        {"cpu": None},
+    ],
+)
+def test_runs_that_do_not_count_never_enter(root, wrong) -> None:
+    rows = regenerate(root, runs(run("ONNX"), run("Odd", **wrong)))
+    assert rows["experiment"].tolist() == ["ONNX"]
+    assert "Odd" not in (root / "README.md").read_text(encoding="utf8")
+
+
+def test_failed_runs_of_a_real_store_never_enter(root, tmp_path, monkeypatch) -> None:
+    from mlflow import MlflowClient
+
+    from modelcompression import tracking
+
+    monkeypatch.setenv("MC_STORE", str(tmp_path / "store"))
+    common = {key.removeprefix("tags."): value for key, value in run().items() if key.startswith("tags.")}
+    tracker = tracking.Tracker("hw5_export", common)
+
+    def log(name: str, **tags: str) -> str:
+        return tracker.log(tracking.RunRecord(name, METRICS, {}, common | {"experiment": name} | tags, ()))
+
+    log("OpenVINO")
+    log("Smoke", smoke="true")
+    failed = log("Failed")
+    tracker.finish()
+    MlflowClient(tracking.resolve_target().uri).set_terminated(failed, "FAILED")
+
+    row = regenerate(root, tracking.finished_runs()).squeeze()
+    assert row["experiment"] == "OpenVINO"
+    assert row[list(METRICS)].tolist() == pytest.approx(list(METRICS.values()), rel=1e-3)
+    assert abs(pd.Timestamp.now("UTC") - pd.Timestamp(row["finished"])) < pd.Timedelta(minutes=10)
+
+
+def test_committed_rows_survive_an_empty_store(root) -> None:
+    regenerate(root, runs(run("ONNX"), run("OpenVINO")))
+    before = contents(root)
+    regenerate(root, pd.DataFrame())
+    assert contents(root) == before, "files, the figure included, depend on results.csv alone"
+    regenerate(root, runs(run("Pruned", homework="hw3_pruning")))
+    assert read_rows(root)["experiment"].tolist() == ["ONNX", "OpenVINO", "Pruned"]
+
+
+def test_without_any_run_the_tables_say_so(root) -> None:
+    regenerate(root, pd.DataFrame())
+    check(root)
+    assert "No runs yet" in (root / "README.md").read_text(encoding="utf8")
+    assert not (root / FIGURE).exists()
+
+
+def test_a_speed_column_belongs_to_one_cpu(root) -> None:
+    intel = [
+        run("Original model", speedup=None),
+        run("ONNX", latency_ms=11.1),
+        run("OpenVINO", latency_ms=12.2),
+    ]
+    amd = {"cpu": AMD, "isa": "AVX2", "minute": 50}
+    other = [run("ONNX", latency_ms=77.7, **amd), run("Only on AMD", latency_ms=88.8, map50=0.321, **amd)]
+    regenerate(root, runs(*intel, *other))
+    main, speed, _ = cells(root, "ONNX")
+    assert main[5].startswith("11.1") and speed[0] == "77.7"
+    main, speed = cells(root, "Only on AMD")
+    assert main[2] == "0.321" and main[5:7] == ["–", "–"], "another CPU's speed in the main table"
+    assert speed[0] == "88.8"
+    text = (root / "README.md").read_text(encoding="utf8")
+    assert text.index(INTEL) < text.index("11.1") < text.index(f"**{AMD}** (AVX2)") < text.index("77.7")
+
+
+def test_equally_many_experiments_publish_the_latest_machine(root) -> None:
+    regenerate(root, runs(run("ONNX", minute=1), run("ONNX", minute=2, threads="4", latency_ms=9.87)))
+    main, _, _ = cells(root, "ONNX")
+    assert main[5].startswith("9.9")
+
+
+def test_cells_show_what_was_measured(root) -> None:
+    regenerate(root, runs(run("Original model"), run("ONNX")))
+    main, then_and_now = cells(root, "ONNX")
+    assert main == [
+        *("0.620", "0.510", "0.540", "0.3951", "−1.23<br><sub>[−3.10, +0.54]</sub>"),
+        *("25.6<br><sub>f32</sub>", "1.90<br><sub>[1.87, 1.93]</sub>", "6.20<br>(2.01×)", "9.98"),
+    ]
+    assert then_and_now[0] == "0.651<br>**0.660**" and then_and_now[3] == "0.452<br>**0.457**"
+    assert then_and_now[4:] == ["271.8<br>**25.6**", "12.23<br>**6.20**", "–<br>**9.98**"]
+    (not_measured,) = cells(root, "Global pruning 10 %")
+    assert not_measured[0] == "0.632<br>**–**" and not_measured[-1] == "9.98<br>**–**"
+    assert cells(root, "Original model")[0][4:7] == ["reference", "25.6<br><sub>f32</sub>", "1"]
+    assert "[ONNX](hw5_export/export.ipynb)" in (root / "README.md").read_text(encoding="utf8")
+
+
+def test_rows_stand_in_the_first_tables_order_then_by_homework(root) -> None:
+    names = [
+        ("Z", "hw2_quantization"),
+        ("B", "hw3_pruning"),
+        ("A", "hw3_pruning"),
+        ("OpenVINO", "hw5_export"),
+    ]
+    rows = [run(name, homework=homework) for name, homework in [*names, ("Original model", "hw1_baseline")]]
+    found = regenerate(root, runs(*rows))["experiment"].tolist()
+    assert found == ["Original model", "OpenVINO", "Z", "A", "B"]
+
+
+def test_a_row_on_more_images_says_so(root) -> None:
+    regenerate(root, runs(run("ONNX"), run("OpenVINO"), run("Long", images=5000)))
+    text = (root / "README.md").read_text(encoding="utf8")
+    assert text.count("(5000 images)") == 1 and "281 images" in text
+
+
+def test_both_languages_hold_the_same_numbers(root) -> None:
+    regenerate(root, runs(run("Original model"), run("ONNX"), run("ONNX", cpu=AMD, latency_ms=77.7)))
+    tables = []
+    for name in aggregate.CAPTIONS:
+        lines = (root / name).read_text(encoding="utf8").splitlines()
+        tables.append([re.findall(r"[−+]?\d[\d.]*|–", line) for line in lines if line.startswith("|")])
+    assert len(tables[0]) > 10 and tables[0] == tables[1]
+    assert cells(root, "Исходная модель (Original model)", "README.ru.md")
+
+
+def test_what_surrounds_the_tables_stays(root) -> None:
+    regenerate(root, runs(run()))
+    text = (root / "README.md").read_text(encoding="utf8")
+    assert text.startswith(f"# Title\n\n{MARKERS[0]}\n") and text.endswith(f"\n{MARKERS[1]}\n\nThe end.\n")
+    assert "\nold\n" not in text
+
+
+def test_check_notices_one_digit_and_a_missing_figure(root) -> None:
+    regenerate(root, runs(run("Original model"), run("ONNX")))
+    check(root)
+    for name in ("README.md", "README.ru.md", CSV):
+        text = (root / name).read_text(encoding="utf8")
+        (root / name).write_text(text.replace("0.3951", "0.3952", 1), encoding="utf8")
+        with pytest.raises(ResultsError, match="make table"):
+            check(root)
+        (root / name).write_text(text, encoding="utf8")
+    check(root)
+    (root / FIGURE).unlink()
+    with pytest.raises(ResultsError, match=r"pareto\.svg is missing"):
+        check(root)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ("no markers", "must contain '<!-- results:start -->' once, not 0 times"),
+        (MARKERS[0], "must contain '<!-- results:end -->' once, not 0 times"),
+        (EMPTY.format(*MARKERS) * 2, "once, not 2 times"),
+        (EMPTY.format(*reversed(MARKERS)), "swap them"),
+        (None, "README.ru.md is missing"),
+    ],
+)
+def test_a_readme_with_wrong_markers_is_one_clear_error_and_nothing_is_written(root, broken, says) -> None:
+    path = root / "README.ru.md"
+    path.unlink() if broken is None else path.write_text(broken, encoding="utf8")
+    before = contents(root)
+    with pytest.raises(ResultsError, match=re.escape(says)) as error:
+        regenerate(root, runs(run()))
+    assert "\n" not in str(error.value)
+    assert contents(root) == before
+    with pytest.raises(ResultsError, match=re.escape(says)):
+        check(root)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("experiment,", "name,"),
+        ("0.3951", "0.3951?"),
+        ("\nONNX", "\n<<<<<<< HEAD\nONNX"),
+        ("\nONNX", "\nONNX,more"),
+        ("coco-val", '"coco-val'),
+    ],
+)
+def test_a_damaged_csv_is_one_clear_error_and_is_kept(root, old, new) -> None:
+    regenerate(root, runs(run("ONNX")))
+    text = (root / CSV).read_text(encoding="utf8")
+    (root / CSV).write_text(text.replace(old, new, 1), encoding="utf8")
+    before = contents(root)
+    with pytest.raises(ResultsError, match=r"results\.csv is damaged") as error:
+        regenerate(root, runs(run("OpenVINO")))
+    assert "\n" not in str(error.value)
+    assert contents(root) == before
+
+
+def test_rows_of_both_sides_of_a_git_merge_do_no_harm(root) -> None:
+    regenerate(root, runs(run("ONNX", minute=1, map50=0.511)))
+    older = (root / CSV).read_text(encoding="utf8").splitlines()[1]
+    regenerate(root, runs(run("ONNX", minute=2, map50=0.522)))
+    with (root / CSV).open("a", encoding="utf8") as file:
+        file.write(older + "\n")
+    check(root)
+    regenerate(root, pd.DataFrame())
+    assert read_rows(root)["map50"].tolist() == [0.522]
+
+
+@pytest.mark.parametrize("count", [1, 3, 25])
+def test_the_figure_names_every_experiment_and_is_reproducible(root, count) -> None:
+    names = [f"Experiment {index}" for index in range(count)]
+    rows = [run(name, size_mb=12.1 / (1 + index // 6)) for index, name in enumerate(names)]
+    regenerate(root, runs(*rows))
+    first = (root / FIGURE).read_bytes()
+    assert all(f"<!-- {name} ".encode() in first for name in names), "matplotlib notes each text"
+    (root / FIGURE).unlink()
+    regenerate(root, pd.DataFrame())
+    assert (root / FIGURE).read_bytes() == first
+
+
+def test_labels_are_spread_just_enough() -> None:
+    crowded = aggregate.spread(np.array([0.9, 0.5, 0.5, 0.5]), gap=0.1)
+    assert crowded == pytest.approx([0.9, 0.6, 0.5, 0.4])
+    at_the_edges = aggregate.spread(np.array([1.0, 1.0, 0.0, 0.0]), gap=0.1)
+    assert at_the_edges == pytest.approx([1.0, 0.9, 0.1, 0.0])
+
+
+def test_the_printed_report_holds_the_homework_asked_for(root) -> None:
+    rows = regenerate(root, runs(run("ONNX"), run("Pruned", homework="hw3_pruning")))
+    assert "Pruned" in aggregate.report(rows, ["hw3_pruning"])
+    assert "ONNX" not in aggregate.report(rows, ["hw3_pruning"])
+    assert "no row of hw2_quantization" in aggregate.report(rows, ["hw2_quantization"])
