@@ -75,7 +75,7 @@ class Homework:
         self.images, self.calibration = report_and_calibration(n_images)
         if smoke:
             self.images, self.calibration = self.images.first(6), self.calibration.first(4)
-        self.pairs, self.resamples = (3, 50) if smoke else (40, 1000)
+        self.pairs, self.resamples = (4, 50) if smoke else (30, 500)
         self.folder = ROOT / "build" / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.measurements: dict[str, Measurement] = {}

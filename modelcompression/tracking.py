@@ -45,7 +45,7 @@ from . import REPOSITORY, ROOT
 EXPERIMENT = "yolov8n-compression"
 RECORD_ID = "mc.record_id"  # tag: one run, wherever it is stored
 SYNCED_TO = "mc.synced_to"  # tag of a local run: the server that has it
-DEADLINE = 6  # seconds that a notebook waits for a server
+DEADLINE = 5  # seconds that a notebook waits for a server
 PATIENCE = 60  # seconds that sync waits for a slow upload
 SERVER_ERRORS = (MlflowException, OSError)  # the latter includes requests' errors and TimeoutError
 
@@ -127,8 +127,12 @@ def _target_of(uri: str) -> Target:
         raise TrackingError(
             "MLFLOW_TRACKING_URI must start with http://, https://, sqlite:/// or file: (see README.md)"
         )
-    credentials, _, host = _netloc(uri).rpartition("@")
-    safe = uri.replace(f"{credentials}@", "", 1).rstrip("/")
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # its message may repeat the URI
+        raise TrackingError("MLFLOW_TRACKING_URI is not a valid URL") from None
+    credentials, _, host = parts.netloc.rpartition("@")
+    safe = parts._replace(netloc=host).geturl().rstrip("/")
     if "@" in safe:
         raise TrackingError(
             "MLFLOW_TRACKING_URI: special characters of the password must be percent-encoded; "
@@ -142,13 +146,6 @@ def _target_of(uri: str) -> Target:
     if colon:
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
     return Target(safe, f"the MLflow server {safe}")
-
-
-def _netloc(uri: str) -> str:
-    try:
-        return urlsplit(uri).netloc
-    except ValueError:  # its message may repeat the URI
-        raise TrackingError("MLFLOW_TRACKING_URI is not a valid URL") from None
 
 
 def _dagshub(token: str, repository: str) -> Target:

@@ -1,6 +1,7 @@
 """modelcompression/tracking.py against a real MLflow server with passwords, and against its absence."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -51,13 +52,30 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's schema, which takes seconds to create."""
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def made_store(store: Path, empty_database: Path) -> None:
+    """The test's local store exists, without runs."""
+    store.mkdir()
+    shutil.copy(empty_database, store)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
     """The address of an ``mlflow server`` that asks for `USER` and `PASSWORD`."""
     folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_database, folder / "server.db")
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
         f"admin_username = {USER}\nadmin_password = {PASSWORD}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 600\n"  # hashing a password takes longer than any request
     )
     port = free_port()
     command = [
@@ -75,11 +93,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         wait_for(lambda: answers(f"{address}/health"), 90, lambda: (folder / "log").read_text())
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
 
 
 @pytest.fixture
@@ -100,11 +115,17 @@ class Line:
 
     def __init__(self, port: int) -> None:
         self._server = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.cut_before = self.cut_after = self.silent_before = b"nothing yet"
+        self._port = 0
+        self.mend()
+
+    def mend(self) -> None:
+        """Open, or open again under the same address."""
+        self.cut_before = self.cut_after = self.silent_before = b"no request"
         self._is_last = False
         self.has_fallen_silent = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._port = self._listener.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self._port}"
         self._sockets: list[socket.socket] = [self._listener]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -120,20 +141,27 @@ class Line:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._server))
                 self._sockets += [client, server]
-                for source, sink in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+                for work in (self._ask, self._answer):
+                    threading.Thread(target=work, args=(client, server), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
-            while data := source.recv(1 << 16):
-                if data.startswith(self.cut_before) or self._is_last:
+            while data := client.recv(1 << 16):
+                if data.startswith(self.cut_before):
                     return self.cut()
                 if data.startswith(self.silent_before):
-                    self.has_fallen_silent.set()
-                    return None
-                self._is_last = data.startswith(self.cut_after)
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
+                    return self.has_fallen_silent.set()
+                self._is_last = self._is_last or data.startswith(self.cut_after)
+                server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
+
+    def _answer(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(1 << 16):
+                if self._is_last:
+                    return self.cut()
+                client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
 
 
 @dataclass
@@ -333,6 +361,7 @@ def test_an_uri_of_a_local_database_is_the_store(monkeypatch, tmp_path, store) -
     assert resolve_target().database == tracking.ROOT / "runs.db", "the same file for every notebook"
 
 
+@pytest.mark.usefixtures("made_store")
 def test_a_notebook_that_fails_is_failed_and_keeps_its_experiments(tmp_path) -> None:
     with pytest.raises(ZeroDivisionError), Tracker("hw3_pruning") as tracker:
         tracker.log(record(tmp_path))
@@ -342,6 +371,7 @@ def test_a_notebook_that_fails_is_failed_and_keeps_its_experiments(tmp_path) -> 
     assert finished_runs()["experiment"].tolist() == ["OpenVINO"]
 
 
+@pytest.mark.usefixtures("made_store")
 def test_a_process_that_ends_early_leaves_no_running_parent(tmp_path) -> None:
     code = "from modelcompression.tracking import Tracker; Tracker('hw4_clustering'); 1 / 0"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -350,6 +380,7 @@ def test_a_process_that_ends_early_leaves_no_running_parent(tmp_path) -> None:
     assert names_and_statuses(found["parents"]) == [("hw4_clustering", "FAILED")]
 
 
+@pytest.mark.usefixtures("made_store")
 def test_a_record_that_cannot_be_written_whole_is_refused(tmp_path) -> None:
     whole = record(tmp_path)
     (tmp_path / "other").mkdir()
@@ -398,9 +429,9 @@ def test_with_a_server_runs_go_there(reachable, tmp_path, store, capsys) -> None
     found = stored(reachable, "hw_there")
     assert names_and_statuses(found["parents"]) == [("hw_there", "FINISHED")]
     (child,) = found["children"]
-    assert_whole(reachable, child, tmp_path)
     assert child.info.run_id in finished_runs()["run_id"].tolist()
     assert not (store / "mlflow.db").exists() and capsys.readouterr() == ("", "")
+    assert_whole(reachable, child, tmp_path)
 
 
 def test_credentials_in_the_uri_work_and_appear_nowhere(server, monkeypatch, tmp_path, capsys) -> None:
@@ -429,6 +460,7 @@ def refusing(server: str) -> tuple[str, str]:
     return server.replace("://", "://admin:wr0ng@"), "refuses the credentials (401)"
 
 
+@pytest.mark.usefixtures("made_store")
 @pytest.mark.parametrize("fault", [blocked, absent, refusing])
 def test_a_server_that_fails_from_the_start_costs_ten_seconds_and_no_run(
     fault, server, monkeypatch, tmp_path, capsys
@@ -460,6 +492,7 @@ def test_a_server_that_fails_from_the_start_costs_ten_seconds_and_no_run(
     assert child.info.start_time == before["children"][0].info.start_time
 
 
+@pytest.mark.usefixtures("made_store")
 def test_a_server_that_dies_between_experiments_loses_none(
     line, server, monkeypatch, tmp_path, capsys
 ) -> None:
@@ -473,7 +506,7 @@ def test_a_server_that_dies_between_experiments_loses_none(
     assert watch.seconds < PATIENT
     one_warning(capsys, "cannot be reached")
 
-    configure(monkeypatch, server)
+    line.mend()
     assert sorted(experiments("hw_between", server)) == ["After", "Before", "Later"]
     assert sync() == 2 and sync() == 0
     found = stored(server, "hw_between")
@@ -484,6 +517,7 @@ def test_a_server_that_dies_between_experiments_loses_none(
     assert sorted(experiments("hw_between", server)) == ["After", "Before", "Later"]
 
 
+@pytest.mark.usefixtures("made_store")
 @pytest.mark.parametrize("moment", [UPLOAD, FINISH])
 def test_a_server_that_dies_within_a_record_keeps_no_half(
     moment, line, server, monkeypatch, tmp_path, capsys
@@ -496,7 +530,7 @@ def test_a_server_that_dies_within_a_record_keeps_no_half(
             tracker.log(record(tmp_path, "Cut"))
     assert watch.seconds < PATIENT
     one_warning(capsys)
-    configure(monkeypatch, server)
+    line.mend()
     (half,) = stored(server, homework)["children"]
     assert half.info.status == "RUNNING"
     assert experiments(homework, server) == ["Cut"]
@@ -507,6 +541,7 @@ def test_a_server_that_dies_within_a_record_keeps_no_half(
     assert_whole(server, child, tmp_path)
 
 
+@pytest.mark.usefixtures("made_store")
 def test_a_record_that_arrived_although_the_answer_was_lost_is_not_sent_again(
     line, server, monkeypatch, tmp_path, capsys
 ) -> None:
@@ -515,7 +550,7 @@ def test_a_record_that_arrived_although_the_answer_was_lost_is_not_sent_again(
         line.cut_after = FINISH
         tracker.log(record(tmp_path))
     one_warning(capsys)
-    configure(monkeypatch, server)
+    line.mend()
     assert names_and_statuses(stored(server, "hw_lost_answer")["children"]) == [("OpenVINO", "FINISHED")]
     assert experiments("hw_lost_answer", server) == ["OpenVINO"]
     assert sync() == 0
@@ -523,6 +558,7 @@ def test_a_record_that_arrived_although_the_answer_was_lost_is_not_sent_again(
     assert names_and_statuses(stored(server, "hw_lost_answer")["parents"]) == [("hw_lost_answer", "FINISHED")]
 
 
+@pytest.mark.usefixtures("made_store")
 def test_a_sync_killed_in_the_middle_of_a_run_is_taken_up_again(line, server, monkeypatch, tmp_path) -> None:
     with Tracker("hw_killed") as tracker:
         tracker.log(record(tmp_path, "One"))
@@ -535,7 +571,8 @@ def test_a_sync_killed_in_the_middle_of_a_run_is_taken_up_again(line, server, mo
         sync()
     process.kill()
     process.wait(10)
-    configure(monkeypatch, server)
+    line.cut()
+    line.mend()
     (half,) = stored(server, "hw_killed")["children"]
     assert half.info.status == "RUNNING"
     assert sorted(experiments("hw_killed", server)) == ["One", "Two"]
@@ -548,6 +585,7 @@ def test_a_sync_killed_in_the_middle_of_a_run_is_taken_up_again(line, server, mo
         assert_whole(server, child, tmp_path)
 
 
+@pytest.mark.usefixtures("made_store")
 def test_sync_during_a_run_sends_what_is_finished_and_later_the_rest(server, monkeypatch, tmp_path) -> None:
     tracker = Tracker("hw_meanwhile")
     tracker.log(record(tmp_path, "One"))
@@ -562,6 +600,7 @@ def test_sync_during_a_run_sends_what_is_finished_and_later_the_rest(server, mon
     assert names_and_statuses(found["children"]) == [("One", "FINISHED"), ("Two", "FINISHED")]
 
 
+@pytest.mark.usefixtures("made_store")
 def test_a_run_deleted_on_the_server_does_not_come_back(reachable, monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with Tracker("hw_deleted") as tracker:
