@@ -132,9 +132,9 @@ def evaluate(detector: Detector, images: ImageSet, size: int = 640, progress: bo
         pixels, scale, offset = letterbox(sample.path, size)
         raw = detector(to_batch(pixels))
         found = suppress(raw)[0]
-        found[:, :4] = to_original(found[:, :4], scale, offset, sample)
+        found[:, :4] = to_original(found[:, :4], scale, offset)
         right = match(found, sample)
-        counted = right.any(1) | ~inside_crowd(found, sample)
+        counted = right[:, 0] | ~inside_crowd(found, sample)
         detections.append(found[counted])
         correct.append(right[counted])
     return Evaluation(images, detections, correct, [s.classes for s in images.samples])
@@ -185,10 +185,9 @@ def suppress(raw: np.ndarray, confidence: float = CONFIDENCE) -> list[np.ndarray
     return [found.numpy() for found in kept]
 
 
-def to_original(boxes: np.ndarray, scale: float, offset: tuple[int, int], sample: Sample) -> np.ndarray:
-    """Map (n, 4) x1, y1, x2, y2 boxes from letterbox pixels to the original image, clipped to it."""
-    moved = (boxes - [*offset, *offset]) / scale
-    return np.clip(moved, 0, [sample.width, sample.height, sample.width, sample.height])
+def to_original(boxes: np.ndarray, scale: float, offset: tuple[int, int]) -> np.ndarray:
+    """Map (n, 4) x1, y1, x2, y2 boxes from letterbox pixels to those of the original image."""
+    return (boxes - [*offset, *offset]) / scale
 
 
 def match(detections: np.ndarray, sample: Sample) -> np.ndarray:

@@ -133,7 +133,7 @@ class Homework:
     def finish(self) -> None:
         """Close the MLflow run and say where to look at it."""
         self.tracker.finish()
-        print(f"Logged to {resolve_target().description}.")
+        print(f"Logged to {self.tracker.target.description}.")
 
     def _check(self, n_images: int | None) -> None:
         if not re.fullmatch(r"hw\d+_\w+", self.name):

@@ -141,7 +141,7 @@ def _as_terminal(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebook
     for output in joined:
         output.get("metadata", {}).clear()
         if output.output_type == "stream":
-            lines = [line.rstrip().rsplit("\r", 1)[-1].rstrip() for line in output.text.split("\n")]
+            lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in output.text.split("\n")]
             output.text = "\n".join(lines).strip("\n") + "\n"
     return [o for o in joined if o.output_type != "stream" or o.text.strip()]
 

@@ -18,7 +18,6 @@ import logging
 import os
 import re
 import sqlite3
-import subprocess
 import sys
 import time
 import uuid
@@ -111,21 +110,24 @@ def resolve_target() -> Target:
 
 def local_target() -> Target:
     """The store in the repository, or in the folder ``MC_STORE``; it also keeps what a server refused."""
-    folder = Path(os.environ.get("MC_STORE") or ROOT).resolve()
-    database = folder / "mlflow.db"
-    return Target(f"sqlite:///{database}", f"the local store {database.name if folder == ROOT else database}")
+    return _sqlite(Path(os.environ.get("MC_STORE", "")) / "mlflow.db")
+
+
+def _sqlite(path: Path) -> Target:
+    """Relative to the repository: notebooks run in their own folders, but share one file."""
+    database = (ROOT / path).resolve()
+    shown = database.name if database.parent == ROOT else database
+    return Target(f"sqlite:///{database}", f"the local store {shown}")
 
 
 def _target_of(uri: str) -> Target:
     if uri.startswith("sqlite:///"):
-        # Notebooks run in their own folders, the tables are made in the repository: one file for all.
-        database = ROOT / uri.removeprefix("sqlite:///")
-        return Target(f"sqlite:///{database}", f"the local store {database}")
+        return _sqlite(Path(uri.removeprefix("sqlite:///")))
     if uri.startswith("file:"):
         return Target(uri, f"the local store {uri}")
     if not re.match("https?://", uri):
         raise TrackingError(
-            "MLFLOW_TRACKING_URI must start with http://, https://, sqlite:/// or file: (see README.md)"
+            "MLFLOW_TRACKING_URI must start with http://, https:// or sqlite:/// (see README.md)"
         )
     try:
         parts = urlsplit(uri)
@@ -183,6 +185,7 @@ class _Store:
     def __init__(self, target: Target) -> None:
         self.target = target
         database = target.database
+        self.artifacts = database and database.parent / "mlartifacts"
         try:
             if database:
                 database.parent.mkdir(parents=True, exist_ok=True)
@@ -249,10 +252,8 @@ class _Store:
         return found
 
     def _create_experiment(self) -> str:
-        database = self.target.database
-        artifacts = str(database.parent / "mlartifacts") if database else None
         try:
-            return self.client.create_experiment(EXPERIMENT, artifacts)
+            return self.client.create_experiment(EXPERIMENT, self.artifacts and str(self.artifacts))
         except MlflowException:
             if found := self.contact():  # somebody else was faster
                 return found
@@ -518,7 +519,7 @@ class _Sending:
             there = self._there.get(child.data.tags[RECORD_ID])
             if not (there and _is_finished(there)):
                 run_id = self._begin(child, parent_id)
-                self._server.complete(run_id, _record(child), child.info.end_time)
+                self._server.complete(run_id, self._record(child), child.info.end_time)
                 self.sent += 1
             self._local.mark(child, self._server.target)
         if parent.info.end_time:
@@ -542,19 +543,20 @@ class _Sending:
         record_id = run.data.tags[RECORD_ID]
         if there := self._there.get(record_id):
             return there.info.run_id
-        return self._server.begin(_record(run), record_id, run.info.start_time, parent_id)
+        return self._server.begin(self._record(run), record_id, run.info.start_time, parent_id)
 
-
-def _record(run: Run) -> RunRecord:
-    """A local run as it was logged."""
-    tags = {
-        key: value
-        for key, value in run.data.tags.items()
-        if key != SYNCED_TO and not key.startswith("mlflow.")
-    }
-    folder = Path(local_file_uri_to_path(run.info.artifact_uri))
-    artifacts = tuple(sorted(folder.iterdir())) if folder.is_dir() else ()
-    return RunRecord(run.info.run_name, run.data.metrics, run.data.params, tags, artifacts)
+    def _record(self, run: Run) -> RunRecord:
+        """A local run as it was logged."""
+        tags = {
+            key: value
+            for key, value in run.data.tags.items()
+            if key != SYNCED_TO and not key.startswith("mlflow.")
+        }
+        folder = Path(local_file_uri_to_path(run.info.artifact_uri))
+        if not folder.is_dir():  # the path is absolute: the store may have moved since
+            folder = self._local.artifacts / run.info.run_id / "artifacts"
+        artifacts = tuple(sorted(folder.iterdir())) if folder.is_dir() else ()
+        return RunRecord(run.info.run_name, run.data.metrics, run.data.params, tags, artifacts)
 
 
 @contextmanager
@@ -601,10 +603,10 @@ def _ui(port: int = 5000) -> None:
     target = resolve_target()
     if not target.is_local:
         target = local_target()
-    print(f"{target.description}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    print(f"{target.description}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", target.uri, "--port", str(port)]
-    with suppress(KeyboardInterrupt):
-        subprocess.run(command, check=False)
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # a dozen processes for nothing
+    os.execv(sys.executable, command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -130,7 +130,7 @@ def test_boxes_come_back_from_the_letterbox(demo, size: int) -> None:
         assert pixels.shape == (size, size, 3)
         inside = image.boxes * scale + [left, top, left, top]
         assert (inside > -1).all() and (inside < size + 1).all()
-        back = accuracy.to_original(inside, scale, (left, top), image)
+        back = accuracy.to_original(inside, scale, (left, top))
         assert back == pytest.approx(image.boxes, abs=1)
 
 

@@ -1,4 +1,6 @@
+import platform
 import time
+from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 import pytest
@@ -36,6 +38,21 @@ def test_passes_alternate_after_the_warm_up() -> None:
     calls: list[str] = []
     time_pairs(Sleeper(0, calls, "a"), Sleeper(0, calls, "b"), BATCH, pairs=3)
     assert "".join(calls) == "aaaaabbbbb" + "aabb" * 3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator only")
+def test_kept_memory_causes_no_page_faults() -> None:
+    def faults() -> int:
+        before = getrusage(RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            np.ones(2**21, np.uint8)
+        return getrusage(RUSAGE_SELF).ru_minflt - before
+
+    latency.keep_freed_memory(False)
+    returned = faults()
+    latency.keep_freed_memory()
+    faults()
+    assert faults() < 100 < 2000 < returned
 
 
 def test_pairs_must_be_positive() -> None:

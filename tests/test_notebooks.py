@@ -88,7 +88,7 @@ def test_publishing_cleans_what_only_the_run_needs(tmp_path: Path, monkeypatch) 
     code.metadata = {"papermill": {"duration": 3}, "tags": []}
     code.outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="10%|█ | 1/10\r100%|██| 10/10"),
-        nbformat.v4.new_output("stream", name="stderr", text="\r          \r"),
+        nbformat.v4.new_output("stream", name="stderr", text="\r          "),
         nbformat.v4.new_output("stream", name="stdout", text="1 of 2\r2 of 2\nke"),
         nbformat.v4.new_output("stream", name="stdout", text="pt\n"),
     ]

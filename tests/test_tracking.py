@@ -84,6 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
         *("--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1"),
     ]
     own = {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of tests"}
+    own["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             command, env=os.environ | own, cwd=folder, stdout=log, stderr=log, start_new_session=True
@@ -359,6 +360,7 @@ def test_an_uri_of_a_local_database_is_the_store(monkeypatch, tmp_path, store) -
     assert list((tmp_path / "mlartifacts").rglob("model.bin")) and not store.exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
     assert resolve_target().database == tracking.ROOT / "runs.db", "the same file for every notebook"
+    assert resolve_target().description == "the local store runs.db"
 
 
 @pytest.mark.usefixtures("made_store")
@@ -598,6 +600,18 @@ def test_sync_during_a_run_sends_what_is_finished_and_later_the_rest(server, mon
     found = stored(server, "hw_meanwhile")
     assert names_and_statuses(found["parents"]) == [("hw_meanwhile", "FINISHED")]
     assert names_and_statuses(found["children"]) == [("One", "FINISHED"), ("Two", "FINISHED")]
+
+
+def test_a_store_that_has_moved_is_sent_with_its_artifacts(
+    server, made_store, store, monkeypatch, tmp_path
+) -> None:
+    with Tracker("hw_moved") as tracker:
+        tracker.log(record(tmp_path))
+    monkeypatch.setenv("MC_STORE", str(store.rename(tmp_path / "elsewhere")))
+    configure(monkeypatch, server)
+    assert sync() == 1
+    (child,) = stored(server, "hw_moved")["children"]
+    assert_whole(server, child, tmp_path)
 
 
 @pytest.mark.usefixtures("made_store")
