@@ -332,7 +332,7 @@ def pareto(shown: pd.DataFrame, machine: str) -> str:
         axes.set_title("mAP50-95 on COCO val2017", loc="left", fontsize=10)
         axes.set_xticks(TICKS_MB, [f"{tick:g}" for tick in TICKS_MB])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlim=shown["size_mb"].agg(["min", "max"]) * [1 / 1.4, 1.4], ylim=axes.get_ylim())
+        axes.set(xlim=shown["size_mb"].agg(["min", "max"]) * [1 / 1.4, 1.4], ylim=_heights(axes.get_ylim()))
         axes.grid(alpha=0.25)
         title = f"times faster than the original model on {machine}"
         figure.colorbar(points, ax=axes, location="bottom", pad=0.12, aspect=50, label=title)
@@ -340,6 +340,12 @@ def pareto(shown: pd.DataFrame, machine: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _heights(limits: tuple[float, float]) -> tuple[float, float]:
+    """Limits at least a hundredth apart to either side: noise must not fill the figure."""
+    middle = sum(limits) / 2
+    return min(limits[0], middle - 0.01), max(limits[1], middle + 0.01)
 
 
 def _margin_labels(axes: Axes, shown: pd.DataFrame, speed: np.ndarray, dots: dict) -> None:
