@@ -262,7 +262,8 @@ def _sentence(found: Measurement) -> str:
 
 
 def _percent(x: Interval) -> str:
-    return f"{100 * x.value:+.2f} [{100 * x.low:+.2f}, {100 * x.high:+.2f}]".replace("-", "−")
+    value, low, high = (format(100 * bound, "+z.2f") for bound in (x.value, x.low, x.high))
+    return f"{value} [{low}, {high}]".replace("-", "−")
 
 
 def _times(x: Interval) -> str:
