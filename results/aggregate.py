@@ -455,8 +455,16 @@ def report(rows: pd.DataFrame, homeworks: list[str]) -> str:
     if found.empty:
         wanted = f"complete runs on at least {REPORT_IMAGES} images of COCO val2017"
         return f"{CSV} has no row of {', '.join(homeworks)}: it takes {wanted}"
-    shown = ["experiment", "map50_95", "map50_95_delta", "latency_ms", "speedup", "size_mb", "cpu"]
-    return found[shown].to_string(index=False, na_rep="–")
+    shown = {
+        "experiment": found["experiment"],
+        "mAP50-95": [_number(x, ".4f") for x in found["map50_95"]],
+        "Δ %": [_number(100 * x, "+z.2f") for x in found["map50_95_delta"]],
+        "ms": [_number(x, ".1f") for x in found["latency_ms"]],
+        "× faster": [_number(x, ".2f") for x in found["speedup"]],
+        "MB": [_number(x, ".2f") for x in found["size_mb"]],
+        "cpu": found["cpu"],
+    }
+    return pd.DataFrame(shown).to_string(index=False)
 
 
 def main(arguments: list[str] | None = None) -> None:
