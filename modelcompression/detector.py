@@ -139,7 +139,9 @@ class OpenVinoDetector:
             self.compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise DetectorError(f"{self.path} is no readable model: {_line(error)}") from None
-        self.execution_precision = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        rest = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        has_integers = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+        self.execution_precision = f"int8, rest {rest}" if has_integers else rest
         dims = [d.get_length() if d.is_static else None for d in model.inputs[0].partial_shape]
         probe(self, str(path), dims)
 
