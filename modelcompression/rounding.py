@@ -1,0 +1,387 @@
+"""Weight-only rounding: a convolution's weights onto a grid, at the least cost for what it computes.
+
+Rounding each weight to the nearest grid point minimises the error of the weights. What matters is the
+error of the outputs: with ``H = E[x xᵀ]`` over the unfolded inputs ``x`` of a convolution, changing a filter
+by ``e`` changes its output by ``e H eᵀ`` in the mean square. Error feedback (Hassibi & Stork 1993, "Optimal
+Brain Surgeon"; Frantar et al. 2022, "GPTQ", https://arxiv.org/abs/2210.17323) rounds one input after the
+other and moves those not yet rounded so that they make up for the error as well as they can.
+
+Two things are taken from the network's end instead of from the layer alone, both from the gradients
+``g`` that a random probe of the detections sends back to the layer's outputs (no labels; the second
+moment of such gradients is the Gauss-Newton matrix of the distance between two models' detections):
+
+* a position counts as much as the detections depend on it: ``H = E[g² x xᵀ]`` (compare Kim et al. 2025,
+  "GuidedQuant", https://arxiv.org/abs/2505.07004);
+* an output channel is as sensitive as the detections depend on it, which says where bits are worth most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+DAMPING = 0.003
+BLOCK = 64
+CLIPPING = np.linspace(0.4, 1.0, 25)
+# At high rates an entropy-coded step Δ costs s Δ²/12, which halves twice with each bit more; a bit is
+# therefore worth 2 ln 2 · s Δ²/12 (Gersho & Gray 1992, chapter 9).
+WORTH_OF_A_BIT = 2 * math.log(2) / 12
+
+
+class RoundingError(ValueError):
+    """Weights, steps and statistics do not belong together; the message says how."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What calibration images say about one convolution with n = in_channels / groups · k · k inputs.
+
+    hessian: (n, n) float64, ``E[g² x xᵀ]``, with ``g²`` the mean over the output channels.
+    mean: (n,) float64, ``E[x]``.
+    sensitivity: (out_channels,) float64, the mean squared gradient of the probe with respect to a weight of
+        that channel: noise of variance v on its n weights moves the detections by ``n v sensitivity / 2``.
+    """
+
+    hessian: torch.Tensor
+    mean: torch.Tensor
+    sensitivity: torch.Tensor
+
+
+def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """The convolutions with learnt weights: all but the constant one that decodes box distances."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and not name.endswith("dfl.conv")
+    }
+
+
+# --- statistics -------------------------------------------------------------------------------
+
+
+def collect(
+    model: nn.Module, batches: Iterable[np.ndarray], positions: int = 1200, seed: int = 0
+) -> dict[str, Statistics]:
+    """Statistics of every convolution from calibration images.
+
+    Args:
+        model: YOLOv8 in evaluation mode, BatchNorm folded.
+        batches: (N, 3, H, W) float32 each.
+        positions: of each feature map at most so many random positions are used.
+        seed: of the probes and positions.
+
+    Raises:
+        RoundingError: no images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layers = convolutions(model)
+    sums = {name: _Sums(module) for name, module in layers.items()}
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def remember(name: str):
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            output.retain_grad()
+            seen[name] = (inputs[0].detach(), output)
+
+        return hook
+
+    handles = [module.register_forward_hook(remember(name)) for name, module in layers.items()]
+    count = 0
+    try:
+        for module in layers.values():
+            module.weight.requires_grad_(True)
+        for batch in batches:
+            count += len(batch)
+            with torch.enable_grad():
+                probe(model(torch.from_numpy(batch))[1], generator).backward()
+            for name, (inputs, output) in seen.items():
+                sums[name].add(inputs, output.grad, positions, generator)
+            seen.clear()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in layers.values():
+            module.weight.requires_grad_(False)
+            module.weight.grad = None
+    if not count:
+        raise RoundingError("statistics need at least one image")
+    return {name: total.statistics(count) for name, total in sums.items()}
+
+
+def probe(raw: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """A random scalar whose squared gradients are, in expectation, the Gauss-Newton diagonal of ``distance``.
+
+    With random signs ε the gradient ``B ε`` has the second moment ``B Bᵀ``: for a class score
+    ``B = √(p (1 - p))``, for the distribution of a box side ``B = diag(√q) - q √qᵀ``, times the root of
+    the anchor's confidence.
+
+    Args:
+        raw: the head's undecoded outputs, ``scores`` (N, 80, A) logits and ``boxes`` (N, 64, A) logits.
+    """
+    scores, boxes = raw["scores"], _sides(raw["boxes"])
+    p, q = scores.detach().sigmoid(), boxes.detach().softmax(2)
+    upstream = (p * (1 - p)).sqrt() * _signs(p.shape, generator)
+    root = q.sqrt() * _signs(q.shape, generator)
+    confidence = p.amax(1)[:, None, None]
+    sideways = (root - q * (root * q.sqrt()).sum(2, keepdim=True)) * confidence.sqrt()
+    return (scores * upstream).sum() + (boxes * sideways).sum()
+
+
+def distance(raw: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """How far detections have moved, in nats an image: label-free, and with less noise than an mAP.
+
+    The Kullback-Leibler divergence from the reference model's to this model's outputs: of every class
+    score as a Bernoulli variable, and of every box side's distribution, weighted by the reference's
+    confidence in that anchor. Arguments as for :func:`probe`.
+    """
+    ours, theirs = raw["scores"], reference["scores"]
+    p = theirs.sigmoid()
+    classes = p * (F.logsigmoid(theirs) - F.logsigmoid(ours))
+    classes = classes + (1 - p) * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
+    log_q = _sides(reference["boxes"]).log_softmax(2)
+    sides = (log_q.exp() * (log_q - _sides(raw["boxes"]).log_softmax(2))).sum(2)
+    return (classes.sum() + (sides * p.amax(1)[:, None]).sum()) / len(ours)
+
+
+def _sides(boxes: torch.Tensor) -> torch.Tensor:
+    """(N, 64, A) → (N, 4 sides, 16 distances, A)."""
+    return boxes.unflatten(1, (4, -1))
+
+
+def _signs(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
+
+
+class _Sums:
+    """Running sums of one convolution over images."""
+
+    def __init__(self, module: nn.Conv2d) -> None:
+        self._module = module
+        inputs = module.weight[0].numel()
+        self._hessian = torch.zeros(inputs, inputs)
+        self._mean = torch.zeros(inputs, dtype=torch.float64)
+        self._sensitivity = torch.zeros(module.out_channels, dtype=torch.float64)
+
+    def add(
+        self, maps: torch.Tensor, gradients: torch.Tensor, positions: int, generator: torch.Generator
+    ) -> None:
+        """One batch: (N, C, H, W) inputs and the gradients at the outputs."""
+        for feature_map, gradient in zip(maps, gradients.flatten(2), strict=True):
+            total = gradient.shape[1]
+            used = torch.randperm(total, generator=generator)[:positions]
+            patches = _patches(feature_map, self._module, used)
+            squares = gradient[:, used].square() * (total / len(used))
+            self._hessian.addmm_(patches * squares.mean(0), patches.T)
+            self._mean += patches.mean(1)
+        slope = self._module.weight.grad
+        self._sensitivity += slope.square().flatten(1).mean(1).double()
+        self._module.weight.grad = None
+
+    def statistics(self, images: int) -> Statistics:
+        hessian = self._hessian.double() / images
+        return Statistics((hessian + hessian.T) / 2, self._mean / images, self._sensitivity / images)
+
+
+def _patches(feature_map: torch.Tensor, module: nn.Conv2d, positions: torch.Tensor) -> torch.Tensor:
+    """(C · k · k, P): what the filters see at the given output positions of a (C, H, W) map."""
+    size, stride, padding = module.kernel_size[0], module.stride[0], module.padding[0]
+    padded = F.pad(feature_map, (padding,) * 4)
+    windows = padded.unfold(1, size, stride).unfold(2, size, stride)
+    width = windows.shape[2]
+    return windows[:, positions // width, positions % width].permute(0, 2, 3, 1).flatten(0, 2)
+
+
+# --- rounding ---------------------------------------------------------------------------------
+
+
+def nearest(weight: torch.Tensor, steps: torch.Tensor, largest: int | None = None) -> torch.Tensor:
+    """(rows, n) weights → the nearest symbols q of ``q · steps``, limited to -largest - 1 … largest.
+
+    Args:
+        steps: (rows,), positive.
+
+    Returns:
+        (rows, n) float64 of whole numbers.
+    """
+    _check(weight, steps)
+    return _limited((weight.double() / steps.double()[:, None]).round(), largest)
+
+
+def feedback(
+    weight: torch.Tensor,
+    steps: torch.Tensor,
+    factor: torch.Tensor,
+    largest: int | None = None,
+    price: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Rounding with second-order error feedback (GPTQ).
+
+    Args:
+        weight: (rows, n).
+        steps: (rows,), positive.
+        factor: (n, n) of :func:`inverse_factor`.
+        largest: symbols are limited to -largest - 1 … largest.
+        price: (rows, n) bits that one more unit of magnitude costs. A symbol is then made smaller where
+            the saved bits are worth more than the error, at the exchange rate of high-rate theory.
+
+    Returns:
+        (rows, n) float64 of whole numbers.
+    """
+    _check(weight, steps)
+    if factor.shape != (weight.shape[1],) * 2:
+        raise RoundingError(f"a factor of shape {tuple(factor.shape)} for {weight.shape[1]} inputs")
+    left = weight.double() / steps.double()[:, None]
+    rounded = torch.zeros_like(left)
+    importance = factor.diagonal() ** -2.0
+    importance = importance / importance.log().mean().exp()
+    shrink = None if price is None else WORTH_OF_A_BIT * price.double() / (2 * importance)
+    for start in range(0, left.shape[1], BLOCK):
+        end = min(start + BLOCK, left.shape[1])
+        errors = torch.zeros_like(left[:, start:end])
+        for column in range(start, end):
+            exact = left[:, column]
+            aim = exact if shrink is None else exact.sign() * (exact.abs() - shrink[:, column]).clamp(min=0)
+            rounded[:, column] = _limited(aim.round(), largest)
+            error = (exact - rounded[:, column]) / factor[column, column]
+            left[:, column:end] -= torch.outer(error, factor[column, column:end])
+            errors[:, column - start] = error
+        left[:, end:] -= errors @ factor[start:end, end:]
+    return rounded
+
+
+def best_of_both(
+    weight: torch.Tensor, steps: torch.Tensor, hessian: torch.Tensor, largest: int | None = None
+) -> torch.Tensor:
+    """Feedback or nearest, for each row whichever has the smaller ``output_error``: feedback is greedy.
+
+    Arguments and result as for :func:`nearest`, with the (n, n) Hessian.
+    """
+    candidates = (
+        feedback(weight, steps, inverse_factor(hessian), largest),
+        nearest(weight, steps, largest),
+    )
+    errors = [output_error(c * steps.double()[:, None] - weight.double(), hessian) for c in candidates]
+    return torch.where((errors[0] <= errors[1])[:, None], *candidates)
+
+
+def inverse_factor(hessian: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
+    """(n, n) upper triangular U with ``UᵀU = (H + d)⁻¹``, d being ``damping`` times H's mean diagonal.
+
+    ``U[j, j] ** -2`` is what an error on input j costs when all later inputs make up for it.
+
+    Raises:
+        RoundingError: the Hessian is not finite.
+    """
+    if not torch.isfinite(hessian).all():
+        raise RoundingError("the Hessian is not finite: an image produced NaN or infinite activations")
+    damped = hessian.double().clone()
+    mean = float(damped.diagonal().mean())
+    damped.diagonal().add_(damping * mean if mean > 0 else 1.0)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky(inverse, upper=True)
+
+
+def output_error(change: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
+    """(rows,): ``e H eᵀ`` of (rows, n) changes of the weights."""
+    return ((change.double() @ hessian.double()) * change.double()).sum(1)
+
+
+def bias_correction(change: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """(rows,): what to add to the biases so that the mean output stays (Nagel et al. 2019, eq. 17)."""
+    return -(change.double() @ mean.double())
+
+
+# --- steps ------------------------------------------------------------------------------------
+
+
+def steps_for_bits(weight: torch.Tensor, bits: int, hessian: torch.Tensor | None = None) -> torch.Tensor:
+    """(rows,) float64: a step for each output channel so that its weights fit into ``bits`` bits.
+
+    Without a Hessian, the largest weight is just inside. With one, larger weights may be clipped where
+    that lowers the total error of rounding to nearest, inputs weighted by the Hessian's diagonal.
+    """
+    largest = largest_symbol(bits)
+    full = weight.abs().amax(1).double() / largest
+    full = torch.where(full > 0, full, 1.0)  # an all-zero channel: any step stores it
+    if hessian is None:
+        return full
+    scale = hessian.diagonal().double()
+    errors = []
+    for share in CLIPPING:
+        change = nearest(weight, full * share, largest) * (full * share)[:, None] - weight
+        errors.append((change.square() * scale).sum(1))
+    best = torch.stack(errors).flip(0).argmin(0)  # of equals the least clipping
+    return full * torch.from_numpy(CLIPPING[::-1].copy())[best]
+
+
+def largest_symbol(bits: int) -> int:
+    """Symbols of b bits are -2^(b-1) … 2^(b-1) - 1."""
+    if not 2 <= bits <= 16:
+        raise RoundingError(f"bits must be 2…16, not {bits}")
+    return 2 ** (bits - 1) - 1
+
+
+def allot(
+    costs: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], mean_bits: float
+) -> dict[str, int]:
+    """Bits for each layer so that the sum of the costs is small at a given mean.
+
+    Greedy from the cheapest choice up: the layer gets more bits next where a bit saves most. That is
+    optimal where costs are convex in bits (Shoham & Gersho 1988).
+
+    Args:
+        costs: by layer, the cost of each choice of bits.
+        sizes: by layer, its number of weights.
+        mean_bits: bits a weight on average, at most.
+
+    Raises:
+        RoundingError: even the fewest bits are above that mean.
+    """
+    chosen = {name: min(choices) for name, choices in costs.items()}
+    left = mean_bits * sum(sizes.values()) - sum(sizes[name] * bits for name, bits in chosen.items())
+    if left < 0:
+        raise RoundingError(f"a mean of {mean_bits:g} bits is below the fewest bits of every layer")
+
+    def slope(name: str, bits: int) -> float:
+        return (costs[name][chosen[name]] - costs[name][bits]) / ((bits - chosen[name]) * sizes[name])
+
+    while True:
+        steps = [
+            (slope(name, bits), name, bits)
+            for name, choices in costs.items()
+            for bits in choices
+            if bits > chosen[name] and (bits - chosen[name]) * sizes[name] <= left
+        ]
+        gain, name, bits = max(steps, default=(0.0, "", 0))
+        if gain <= 0:
+            return chosen
+        left -= (bits - chosen[name]) * sizes[name]
+        chosen[name] = bits
+
+
+def effective_sensitivity(statistics: Statistics, factor: torch.Tensor) -> torch.Tensor:
+    """(out_channels,): the sensitivity to rounding once error feedback has made up for what it can.
+
+    Feedback turns the arithmetic mean of the input energies (the Hessian's diagonal) into the
+    geometric mean of what each input adds to those after it (the diagonal of its LDL decomposition).
+    """
+    left = (factor.diagonal() ** -2.0).log().mean().exp()
+    mean = statistics.hessian.diagonal().mean()
+    return statistics.sensitivity * (left / mean if mean > 0 else 1.0)
+
+
+def _limited(symbols: torch.Tensor, largest: int | None) -> torch.Tensor:
+    return symbols if largest is None else symbols.clamp(-largest - 1, largest)
+
+
+def _check(weight: torch.Tensor, steps: torch.Tensor) -> None:
+    if weight.ndim != 2 or steps.shape != (weight.shape[0],):
+        raise RoundingError(f"steps of shape {tuple(steps.shape)} for weights of {tuple(weight.shape)}")
+    if not (torch.isfinite(steps).all() and (steps > 0).all()):
+        raise RoundingError("steps must be positive and finite")

@@ -1,0 +1,195 @@
+"""Rounding: never worse than nearest where it counts, exact where it can be, calm about odd layers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from modelcompression import rounding
+from modelcompression.accuracy import letterbox, to_batch
+from modelcompression.rounding import RoundingError
+
+
+def layer(seed: int, rows: int = 8, inputs: int = 27, images: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (rows, n) and the second moment (n, n) of correlated inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(inputs, inputs, generator=generator) * torch.logspace(0, -1.5, inputs)
+    x = torch.randn(images, inputs, generator=generator) @ mixing
+    return torch.randn(rows, inputs, generator=generator), (x.T @ x / images).double()
+
+
+def error(
+    symbols: torch.Tensor, steps: torch.Tensor, weight: torch.Tensor, hessian: torch.Tensor
+) -> torch.Tensor:
+    return rounding.output_error(symbols * steps[:, None] - weight, hessian)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 12), st.integers(1, 80))
+def test_feedback_has_never_a_larger_error_than_nearest(seed: int, bits: int, rows: int, inputs: int) -> None:
+    weight, hessian = layer(seed, rows, inputs)
+    steps, largest = rounding.steps_for_bits(weight, bits), rounding.largest_symbol(bits)
+    found = rounding.best_of_both(weight, steps, hessian, largest)
+    plain = rounding.nearest(weight, steps, largest)
+    assert (error(found, steps, weight, hessian) <= error(plain, steps, weight, hessian) * (1 + 1e-9)).all()
+    assert found.min() >= -largest - 1 and found.max() <= largest
+
+
+def test_feedback_is_much_better_on_correlated_inputs() -> None:
+    weight, hessian = layer(0, rows=64)
+    steps = rounding.steps_for_bits(weight, 3)
+    found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian))
+    plain = rounding.nearest(weight, steps)
+    assert error(found, steps, weight, hessian).mean() < 0.6 * error(plain, steps, weight, hessian).mean()
+
+
+def test_independent_inputs_leave_nothing_to_feed_back() -> None:
+    weight, _ = layer(1)
+    steps = rounding.steps_for_bits(weight, 4)
+    found = rounding.feedback(weight, steps, rounding.inverse_factor(torch.eye(27)))
+    assert torch.equal(found, rounding.nearest(weight, steps))
+
+
+def test_weights_on_the_grid_stay_exactly_there() -> None:
+    _, hessian = layer(2)
+    symbols = torch.randint(-8, 8, (5, 27)).double()
+    steps = torch.tensor([0.5, 1, 0.25, 2, 0.125], dtype=torch.float64)
+    found = rounding.feedback(symbols * steps[:, None], steps, rounding.inverse_factor(hessian), 7)
+    assert torch.equal(found, symbols)
+
+
+def test_one_input_with_feedback_matches_the_solution_by_hand() -> None:
+    # Two equal inputs: what the first rounds away, the second can take over completely.
+    hessian = torch.ones(2, 2, dtype=torch.float64)
+    weight, steps = torch.tensor([[0.4, 0.4]]), torch.ones(1, dtype=torch.float64)
+    found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian, damping=1e-9))
+    assert found.tolist() == [[0, 1]]  # the sum 0.8 rounds to 1; each alone would round to 0
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [torch.zeros(4, 9), torch.ones(4, 1), torch.cat([torch.zeros(2, 9), torch.randn(2, 9)])],
+    ids=["all zero", "one input", "dead channels"],
+)
+@pytest.mark.parametrize("energy", [0.0, 1.0])
+def test_degenerate_layers_round_like_any_other(weight: torch.Tensor, energy: float) -> None:
+    hessian = energy * torch.eye(weight.shape[1], dtype=torch.float64)
+    if weight.shape[1] > 1:
+        hessian[0] = hessian[:, 0] = 0  # an input that is always 0
+    steps = rounding.steps_for_bits(weight, 4, hessian)
+    found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian), 7)
+    assert torch.isfinite(found).all()
+    assert torch.equal(found[weight == 0], torch.zeros_like(found[weight == 0]))
+
+
+def test_a_price_on_magnitudes_makes_symbols_smaller_and_cheaper() -> None:
+    weight, hessian = layer(3, rows=32)
+    steps = rounding.steps_for_bits(weight, 4)
+    factor = rounding.inverse_factor(hessian)
+    free = rounding.feedback(weight, steps, factor)
+    priced = rounding.feedback(weight, steps, factor, price=torch.full_like(weight, 2.0))
+    assert priced.abs().sum() < free.abs().sum()
+    assert (priced == 0).sum() > (free == 0).sum()
+    assert error(priced, steps, weight, hessian).mean() < 2 * error(free, steps, weight, hessian).mean()
+
+
+def test_clipping_is_searched_per_channel_and_never_hurts() -> None:
+    weight, hessian = layer(4, rows=16)
+    weight[3, 26] = 5.0  # an outlier on a weak input is worth clipping
+    full, searched = rounding.steps_for_bits(weight, 3), rounding.steps_for_bits(weight, 3, hessian)
+    diagonal = torch.diag(hessian.diagonal())
+    largest = rounding.largest_symbol(3)
+    before = error(rounding.nearest(weight, full, largest), full, weight, diagonal)
+    after = error(rounding.nearest(weight, searched, largest), searched, weight, diagonal)
+    assert (after <= before * (1 + 1e-9)).all() and (searched <= full).all()
+    assert searched[3] < full[3]
+
+
+def test_bias_correction_keeps_the_mean_output() -> None:
+    weight, mean = torch.randn(4, 9).double(), torch.rand(9).double()
+    change = rounding.nearest(weight, torch.ones(4)) - weight
+    assert torch.allclose((weight + change) @ mean + rounding.bias_correction(change, mean), weight @ mean)
+
+
+def test_bits_go_where_the_detections_are_sensitive() -> None:
+    scales = {"sensitive": 1e4, "tough": 1.0}
+    costs = {
+        name: {bits: scale * 4.0**-bits for bits in (2, 3, 4, 5, 6, 8)} for name, scale in scales.items()
+    }
+    found = rounding.allot(costs, {"sensitive": 1600, "tough": 1600}, mean_bits=4)
+    assert found["sensitive"] > found["tough"]
+    assert (found["sensitive"] + found["tough"]) / 2 <= 4
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda: rounding.nearest(torch.ones(2, 3), torch.ones(3)), "steps of shape"),
+        (lambda: rounding.nearest(torch.ones(2, 3), torch.tensor([1.0, 0.0])), "positive and finite"),
+        (lambda: rounding.feedback(torch.ones(2, 3), torch.ones(2), torch.eye(4)), "a factor of shape"),
+        (lambda: rounding.inverse_factor(torch.full((2, 2), torch.nan)), "not finite"),
+        (lambda: rounding.largest_symbol(1), "bits must be"),
+        (lambda: rounding.collect(nn.Identity(), []), "at least one image"),
+        (lambda: rounding.allot({"a": {4: 1.0}}, {"a": 10}, mean_bits=2), "mean of 2 bits"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(call, reason: str) -> None:
+    with pytest.raises(RoundingError, match=reason):
+        call()
+
+
+@pytest.fixture(scope="module")
+def statistics(eager, demo) -> dict[str, rounding.Statistics]:
+    image = to_batch(letterbox(demo.samples[0].path, 160)[0])
+    return rounding.collect(eager.model, [image], positions=100)
+
+
+def test_statistics_of_one_image_cover_every_convolution(eager, statistics) -> None:
+    layers = rounding.convolutions(eager.model)
+    assert len(layers) == len(statistics) == 63
+    for name, module in layers.items():
+        found, inputs = statistics[name], module.weight[0].numel()
+        assert found.hessian.shape == (inputs, inputs) and found.mean.shape == (inputs,)
+        assert found.sensitivity.shape == (module.out_channels,)
+        assert torch.linalg.eigvalsh(found.hessian)[0] >= -1e-4 * found.hessian.diagonal().max()
+        assert torch.isfinite(rounding.inverse_factor(found.hessian)).all()
+
+
+def test_statistics_are_deterministic(eager, demo, statistics) -> None:
+    image = to_batch(letterbox(demo.samples[0].path, 160)[0])
+    again = rounding.collect(eager.model, [image], positions=100)
+    for name, found in statistics.items():
+        assert torch.equal(found.hessian, again[name].hessian)
+        assert torch.equal(found.sensitivity, again[name].sensitivity)
+
+
+def test_patches_are_what_the_convolution_sees(eager) -> None:
+    torch.manual_seed(0)
+    for module in rounding.convolutions(eager.model).values():
+        maps = torch.randn(1, module.in_channels, 12, 10)
+        expected = module(maps)[0].flatten(1)
+        positions = torch.randperm(expected.shape[1])[:7]
+        seen = rounding._patches(maps[0], module, positions)
+        ours = module.weight.flatten(1) @ seen + module.bias[:, None]
+        assert torch.allclose(ours, expected[:, positions], atol=1e-4)
+
+
+def test_the_sensitivity_predicts_what_noise_does(eager, demo) -> None:
+    """Gauss-Newton against the truth: small noise on one layer moves the detections as far as predicted."""
+    image = to_batch(letterbox(demo.samples[0].path, 160)[0])
+    statistics = rounding.collect(eager.model, [image] * 12, positions=10**6)
+    model, generator = eager.model, torch.Generator().manual_seed(0)
+    pixels = torch.from_numpy(image)
+    for name in ("model.4.cv1.conv", "model.15.cv2.conv"):
+        weight = model.get_submodule(name).weight
+        saved, found, sigma = weight.detach().clone(), [], 0.01 * float(weight.std())
+        with torch.no_grad():
+            reference = {key: model(pixels)[1][key].clone() for key in ("scores", "boxes")}
+            for _ in range(12):
+                weight.copy_(saved + sigma * torch.randn(saved.shape, generator=generator))
+                found.append(float(rounding.distance(model(pixels)[1], reference)))
+            weight.copy_(saved)
+        predicted = sigma**2 / 2 * float(statistics[name].sensitivity.sum()) * saved[0].numel()
+        assert 0.4 < np.mean(found) / predicted < 2.5
