@@ -53,8 +53,15 @@ def test_free_shape_can_be_fixed_at_load(exported, batch) -> None:
 
 def test_execution_precision_is_what_the_cpu_was_told(exported) -> None:
     assert OpenVinoDetector(exported["fp16"]).execution_precision == "f32"
+    assert OnnxDetector(exported["onnx"]).execution_precision == "f32"
     with pytest.raises(DetectorError, match="choose one of"):
         OpenVinoDetector(exported["fp32"], precision="int3")
+
+
+@pytest.mark.parametrize(("exact", "entry"), [(True, "1"), (False, "0")])
+def test_onnx_runtime_sums_int8_products_exactly_unless_told_otherwise(exact, entry, exported) -> None:
+    options = OnnxDetector(exported["onnx"], exact=exact).session.get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == entry
 
 
 @pytest.mark.parametrize("build", [TorchDetector, OnnxDetector, OpenVinoDetector])

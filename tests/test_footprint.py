@@ -1,8 +1,11 @@
 import copy
 
+import numpy as np
+import onnx
 import openvino
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from modelcompression import footprint
 from modelcompression.detector import DetectorError, load_yolo
@@ -41,6 +44,28 @@ def test_zeros_are_counted_alike_in_every_format(weights, tmp_path) -> None:
     openvino.save_model(graph, tmp_path / "model.xml", compress_to_fp16=True)
     for file in (onnx, tmp_path / "model.xml"):
         assert footprint.sparsity(file) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("stored", [np.float16, np.int8])
+def test_weights_are_found_behind_a_cast_and_behind_a_dequantizer(stored, tmp_path) -> None:
+    weight = np.arange(-2, 6).reshape(2, 4, 1, 1).astype(stored)
+    tensors = {"stored": weight}
+    if stored is np.int8:
+        tensors |= {"scale": np.full(2, 0.5, np.float32), "zero": np.zeros(2, np.int8)}
+        unpack = helper.make_node("DequantizeLinear", list(tensors), ["weight"], axis=0)
+    else:
+        unpack = helper.make_node("Cast", ["stored"], ["weight"], to=TensorProto.FLOAT)
+    convolution = helper.make_node("Conv", ["x", "weight"], ["y"])
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, depth, 8, 8])
+        for name, depth in (("x", 4), ("y", 2))
+    ]
+    initializers = [numpy_helper.from_array(values, name) for name, values in tensors.items()]
+    graph = helper.make_graph([unpack, convolution], "tiny", ends[:1], ends[1:], initializers)
+    onnx.save(helper.make_model(graph), tmp_path / "tiny.onnx")
+    (found,) = footprint.convolution_weights(tmp_path / "tiny.onnx")
+    assert found.dtype == stored and (found == weight).all()
+    assert footprint.sparsity(tmp_path / "tiny.onnx") == 1 / 8
 
 
 def test_the_original_has_no_zeros(weights) -> None:

@@ -1,0 +1,439 @@
+"""The packed checkpoint: write, read, refuse. The smallest file that still is the whole model.
+
+    save("small.mcpk", model, {"model.0.conv.weight": Grid(symbols, exponents), ...})
+    yolo = load("small.mcpk")
+    inspect("small.mcpk")
+
+From a shell: ``python -m modelcompression.packing inspect FILE``.
+
+File format, version 1 (all integers little-endian)::
+
+    offset  bytes
+    0       4     magic "MCPK"
+    4       1     version, 1
+    5       4     H, length of the header
+    9       H     header: JSON in UTF-8, deflated (zlib, RFC 1950)
+    9 + H   …     sections, one after the other, each as long as the header says
+    end-32  32    SHA-256 of all that precedes
+
+The header is an object with the keys
+
+* ``architecture``: an ultralytics model description with BatchNorm folded, such as ``yolov8n.yaml``;
+* ``tensors``: in order, ``[name, kind, shape, lengths of its sections in bytes]``, the name being that of the
+  PyTorch parameter, the kind one of
+
+  - ``grid``, two sections: the symbols q and the step exponents e, both coded as in :mod:`.coding`, the
+    symbols as a matrix of shape[0] rows (a vector as one row), the exponents as one row of differences, the
+    first to 0. A row has the step ``2^(e / 8)``, rounded to float32; a vector has one exponent. The
+    weight is ``float32(q) · step``;
+  - ``codebook``, two sections: symbols coded in the same way, and the float16 centroids. The weight is
+    ``centroids[q + z]``, where z is the index of the centroid with the smallest magnitude (the first one);
+  - ``half``, one section: the weights as float16.
+
+* ``graphs``: execution graphs for OpenVINO, see :func:`add_openvino`.
+
+All symbols of a file share one :class:`.coding.Coder`, all exponents another, in the order of ``tensors``;
+columns of a convolution's matrix are grouped by input channel. There is no pickle and nothing to
+execute. Every length is checked before it is used, the digest before anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .coding import LIMIT, Coder, CodingError
+
+if TYPE_CHECKING:
+    import torch
+    from ultralytics import YOLO
+
+MAGIC, VERSION = b"MCPK", 1
+ARCHITECTURES = ("yolov8n.yaml",)
+LARGEST_HEADER = 2**18
+MOST_ELEMENTS = 2**23  # twice YOLOv8n: what a hostile header can make a reader allocate
+LARGEST_EXPONENT = 480  # 2^60: with the largest symbol still a finite float32
+DIGEST = 32
+
+
+class PackedCheckpointError(ValueError):
+    """The file is no packed checkpoint of this version, or damaged; the message says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Weights on a uniform grid through zero.
+
+    symbols: integers, of the weight's shape.
+    exponents: (shape[0],) integers; row r has the step ``2^(exponents[r] / 8)``. One for a vector.
+    """
+
+    symbols: np.ndarray
+    exponents: np.ndarray
+
+    def values(self) -> np.ndarray:
+        """float32 weights."""
+        shape = (-1,) + (1,) * (self.symbols.ndim - 1)
+        return self.symbols.astype(np.float32) * steps(self.exponents).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Weights that take only a few values.
+
+    indices: integers 0…K-1, of the weight's shape.
+    centroids: (K,) float16, ascending.
+    """
+
+    indices: np.ndarray
+    centroids: np.ndarray
+
+    def values(self) -> np.ndarray:
+        """float32 weights."""
+        return self.centroids.astype(np.float32)[self.indices]
+
+
+def steps(exponents: np.ndarray) -> np.ndarray:
+    """``2^(e / 8)`` as float32, from eight correctly rounded roots: the same on every platform."""
+    root = np.sqrt(2.0)
+    eighth = np.sqrt(np.sqrt(root))
+    powers = np.cumprod([1.0] + [eighth] * 7)
+    exponents = np.asarray(exponents, np.int64)
+    return np.ldexp(powers[exponents % 8], exponents // 8).astype(np.float32)
+
+
+def exponents(steps: np.ndarray) -> np.ndarray:
+    """The nearest step exponents, ``round(8 log2(step))``."""
+    return np.rint(8 * np.log2(steps)).astype(np.int64)
+
+
+# --- write ------------------------------------------------------------------------------------
+
+
+def save(path: Path | str, model: torch.nn.Module, tensors: Mapping[str, Grid | Codebook]) -> Path:
+    """Write a packed checkpoint. The same input gives the same bytes.
+
+    Args:
+        model: YOLOv8n with BatchNorm folded (:func:`.detector.load_yolo`); what is not in ``tensors`` is
+            taken from it and stored as float16.
+        tensors: by parameter name, what replaces the model's weights.
+
+    Raises:
+        PackedCheckpointError: a tensor does not fit the model, or does not fit the format.
+    """
+    state = _parameters(model)
+    unknown = sorted(set(tensors) - set(state))
+    if unknown:
+        raise PackedCheckpointError(f"the model has no parameter '{unknown[0]}'")
+    coders = Coder(), Coder()
+    entries, sections = [], []
+    for name, value in state.items():
+        tensor = tensors.get(name, value)
+        shape = tuple(value.shape)
+        try:
+            kind, parts = _encoded(tensor, shape, coders)
+        except (CodingError, PackedCheckpointError) as error:
+            raise PackedCheckpointError(f"{name}: {error}") from None
+        entries.append([name, kind, list(shape), [len(part) for part in parts]])
+        sections += parts
+    header = {"architecture": ARCHITECTURES[0], "tensors": entries, "graphs": {}}
+    return _write(Path(path), header, b"".join(sections))
+
+
+def _encoded(
+    tensor: Grid | Codebook | np.ndarray, shape: tuple[int, ...], coders: tuple[Coder, Coder]
+) -> tuple[str, list[bytes]]:
+    """Kind and sections of one tensor."""
+    if isinstance(tensor, Grid):
+        rows = 1 if len(shape) == 1 else shape[0]
+        _require(tensor.symbols.shape == shape, f"symbols of shape {tensor.symbols.shape}, not {shape}")
+        _require(tensor.exponents.shape == (rows,), f"{tensor.exponents.shape} exponents for {rows} rows")
+        limit = LARGEST_EXPONENT
+        _require(np.abs(tensor.exponents).max() <= limit, f"a step exponent beyond ±{limit}")
+        differences = np.diff(tensor.exponents, prepend=0)[None]
+        matrix, group = _matrix(shape)
+        return "grid", [
+            coders[0].encode(tensor.symbols.reshape(matrix), group),
+            coders[1].encode(differences),
+        ]
+    if isinstance(tensor, Codebook):
+        centroids = np.asarray(tensor.centroids)
+        _require(tensor.indices.shape == shape, f"indices of shape {tensor.indices.shape}, not {shape}")
+        _require(centroids.dtype == np.float16, f"centroids must be float16, not {centroids.dtype}")
+        _require(bool(np.isfinite(centroids).all()), "a centroid is not a finite float16")
+        inside = (tensor.indices >= 0) & (tensor.indices < len(centroids))
+        _require(bool(inside.all()), f"an index outside 0…{len(centroids) - 1}")
+        matrix, group = _matrix(shape)
+        centred = tensor.indices.astype(np.int64) - _centre(centroids)
+        return "codebook", [
+            coders[0].encode(centred.reshape(matrix), group),
+            centroids.astype("<f2").tobytes(),
+        ]
+    half = tensor.astype("<f2")
+    _require(bool(np.isfinite(half).all()), "a weight is not a finite float16")
+    return "half", [half.tobytes()]
+
+
+def _parameters(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """All weights that define the model: not the constant that decodes box distances."""
+    if any("running_mean" in name for name in model.state_dict()):
+        raise PackedCheckpointError("the model has BatchNorm layers: fold them first (load_yolo does)")
+    return {
+        name: value.detach().cpu().numpy()
+        for name, value in model.state_dict().items()
+        if not name.endswith("dfl.conv.weight")
+    }
+
+
+def _write(path: Path, header: dict[str, Any], body: bytes) -> Path:
+    """Write aside, then replace: a full disk or a crash leaves what was there before."""
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    _require(len(text) <= LARGEST_HEADER, f"the header has {len(text)} bytes, more than {LARGEST_HEADER}")
+    packed = zlib.compress(text, 9)
+    data = MAGIC + bytes([VERSION]) + len(packed).to_bytes(4, "little") + packed + body
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data + hashlib.sha256(data).digest())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    return path
+
+
+# --- read -------------------------------------------------------------------------------------
+
+
+def load(path: Path | str) -> YOLO:
+    """A packed checkpoint as an ultralytics ``YOLO``, ready to predict, export or validate.
+
+    Raises:
+        PackedCheckpointError: not a packed checkpoint, of a later version, or damaged.
+    """
+    tensors = read(path)
+    import torch
+    from ultralytics import YOLO
+
+    from .assets import class_names
+
+    yolo = YOLO(ARCHITECTURES[0], task="detect")
+    yolo.model.names = class_names()
+    yolo.model.float().fuse(verbose=False).eval()
+    expected = {name: value.shape for name, value in _parameters(yolo.model).items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != expected:
+        wrong = sorted(set(found.items()) ^ set(expected.items()))[0]
+        raise PackedCheckpointError(f"{path}: its tensors are not those of YOLOv8n, starting at {wrong[0]}")
+    state = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+    yolo.model.load_state_dict(state, strict=False)
+    return yolo
+
+
+def read(path: Path | str) -> dict[str, np.ndarray]:
+    """The float32 weights of a packed checkpoint by parameter name.
+
+    Raises:
+        PackedCheckpointError: as :func:`load`.
+    """
+    return {name: tensor.values() for name, tensor in tensors(path).items()}
+
+
+def tensors(path: Path | str) -> dict[str, Grid | Codebook | Half]:
+    """What a packed checkpoint stores, by parameter name: symbols and steps, not yet weights.
+
+    Raises:
+        PackedCheckpointError: as :func:`load`.
+    """
+    header, body = _open(path)
+    coders = Coder(), Coder()
+    found, start = {}, 0
+    for name, kind, shape, lengths in header["tensors"]:
+        parts = []
+        for length in lengths:
+            parts.append(body[start : start + length])
+            start += length
+        try:
+            found[name] = _decoded(kind, tuple(shape), parts, coders)
+        except (CodingError, PackedCheckpointError) as error:
+            raise PackedCheckpointError(f"{path}: tensor '{name}': {error}") from None
+    return found
+
+
+@dataclass(frozen=True)
+class Half:
+    """Weights stored as float16."""
+
+    halves: np.ndarray
+
+    def values(self) -> np.ndarray:
+        """float32 weights."""
+        return self.halves.astype(np.float32)
+
+
+def _decoded(
+    kind: str, shape: tuple[int, ...], parts: list[bytes], coders: tuple[Coder, Coder]
+) -> Grid | Codebook | Half:
+    if kind == "half":
+        _require(len(parts[0]) == 2 * int(np.prod(shape)), f"{len(parts[0])} bytes for shape {shape}")
+        halves = np.frombuffer(parts[0], "<f2").astype(np.float16).reshape(shape)
+        _require(bool(np.isfinite(halves).all()), "a weight is not finite")
+        return Half(halves)
+    matrix, group = _matrix(shape)
+    symbols = coders[0].decode(parts[0], matrix, group).reshape(shape)
+    if kind == "grid":
+        differences = coders[1].decode(parts[1], (1, matrix[0]))[0]
+        exponents = np.cumsum(differences)
+        _require(np.abs(exponents).max() <= LARGEST_EXPONENT, "a step is absurdly large or small")
+        return Grid(symbols, exponents)
+    _require(0 < len(parts[1]) <= 2**17 and len(parts[1]) % 2 == 0, f"a codebook of {len(parts[1])} bytes")
+    centroids = np.frombuffer(parts[1], "<f2").astype(np.float16)
+    _require(bool(np.isfinite(centroids).all()), "a centroid is not finite")
+    indices = symbols + _centre(centroids)
+    inside = (indices >= 0) & (indices < len(centroids))
+    _require(bool(inside.all()), f"an index outside 0…{len(centroids) - 1}")
+    return Codebook(indices, centroids)
+
+
+def inspect(path: Path | str) -> pd.DataFrame:
+    """What takes how much: a row for each tensor, and one each for header, graphs and the whole file.
+
+    Returns:
+        columns ``tensor``, ``kind``, ``shape``, ``bytes``, ``bits each``.
+
+    Raises:
+        PackedCheckpointError: as :func:`load`; the symbols themselves are not decoded.
+    """
+    header, body = _open(path)
+    total = Path(path).stat().st_size
+    rows = [
+        (name, kind, "×".join(map(str, shape)), sum(lengths), int(np.prod(shape)))
+        for name, kind, shape, lengths in header["tensors"]
+    ]
+    weights = sum(row[4] for row in rows)
+    graphs = sum(sum(graph["lengths"]) for graph in header["graphs"].values())
+    rows += [("graphs", "", "", graphs, 0), ("header and digest", "", "", total - len(body), 0)]
+    rows += [("the whole file", "", "", total, weights)]
+    table = pd.DataFrame(rows, columns=["tensor", "kind", "shape", "bytes", "elements"])
+    bits = 8 * table["bytes"] / table["elements"].where(table["elements"] > 0)
+    return table.drop(columns="elements").assign(**{"bits each": bits.round(3)})
+
+
+def _open(path: Path | str) -> tuple[dict[str, Any], bytes]:
+    """Header and sections, checked: digest, version, and that the lengths fill the file exactly."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise PackedCheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return _checked(data)
+    except PackedCheckpointError as error:
+        raise PackedCheckpointError(f"{path}: {error}") from None
+
+
+def _checked(data: bytes) -> tuple[dict[str, Any], bytes]:
+    _require(data[:4] == MAGIC, "this is no packed checkpoint (it does not start with MCPK)")
+    _require(len(data) >= 9 + DIGEST, f"cut off after {len(data)} bytes")
+    _require(data[4] <= VERSION, f"written in version {data[4]} of the format, newer than {VERSION}: update")
+    _require(data[4] == VERSION, f"version {data[4]} of the format does not exist")
+    content, digest = data[:-DIGEST], data[-DIGEST:]
+    _require(hashlib.sha256(content).digest() == digest, "damaged: the SHA-256 digest does not match")
+    length = int.from_bytes(content[5:9], "little")
+    _require(9 + length <= len(content), f"a header of {length} bytes does not fit into the file")
+    header, body = _header(content[9 : 9 + length]), content[9 + length :]
+    declared = sum(sum(lengths) for _, _, _, lengths in header["tensors"])
+    declared += sum(sum(graph["lengths"]) for graph in header["graphs"].values())
+    _require(declared == len(body), f"the sections are {len(body)} bytes, the header says {declared}")
+    return header, body
+
+
+def _header(packed: bytes) -> dict[str, Any]:
+    """The header as an object whose every field has been checked."""
+    try:
+        inflater = zlib.decompressobj()
+        text = inflater.decompress(packed, LARGEST_HEADER)
+        _require(inflater.eof and not inflater.unused_data, "the header is too large or cut off")
+        header = json.loads(text.decode())
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise PackedCheckpointError(f"the header is damaged: {str(error)[:100]}") from None
+    _require(isinstance(header, dict), "the header is no object")
+    _require(set(header) == {"architecture", "tensors", "graphs"}, "the header has other keys")
+    known = header["architecture"] in ARCHITECTURES
+    _require(known, f"an architecture other than {', '.join(ARCHITECTURES)}: {header['architecture']!r:.50}")
+    _require(isinstance(header["tensors"], list), "the tensors are no list")
+    names, elements = set(), 0
+    for entry in header["tensors"]:
+        _check_entry(entry)
+        _require(entry[0] not in names, f"tensor '{entry[0]:.50}' twice")
+        names.add(entry[0])
+        elements += int(np.prod(entry[2], dtype=object))
+        _require(elements <= MOST_ELEMENTS, f"more than {MOST_ELEMENTS} weights")
+    _check_graphs(header["graphs"])
+    return header
+
+
+def _check_entry(entry: Any) -> None:
+    _require(isinstance(entry, list) and len(entry) == 4, "a tensor's entry is no list of four")
+    name, kind, shape, lengths = entry
+    _require(isinstance(name, str), "a tensor's name is no text")
+    _require(isinstance(kind, str) and kind in SECTIONS, f"tensor '{name:.50}' of unknown kind {kind!r:.50}")
+    _require(_naturals(shape, 1) and 1 <= len(shape) <= 4, f"tensor '{name:.50}' of shape {shape!r:.50}")
+    fits = _naturals(lengths, 0) and len(lengths) == SECTIONS[kind]
+    _require(fits, f"tensor '{name:.50}' has sections of {lengths!r:.50} bytes")
+
+
+def _naturals(values: Any, least: int) -> bool:
+    return isinstance(values, list) and all(type(v) is int and least <= v < LIMIT for v in values)
+
+
+SECTIONS = {"grid": 2, "codebook": 2, "half": 1}
+
+
+def _check_graphs(graphs: Any) -> None:
+    _require(graphs == {}, "graphs of an unknown kind")
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[tuple[int, int], int]:
+    """How a tensor is laid out for coding: (rows, columns), and columns of one input channel."""
+    if len(shape) == 1:
+        return (1, shape[0]), 1
+    rows, columns = shape[0], int(np.prod(shape[1:]))
+    return (rows, columns), int(np.prod(shape[2:]))
+
+
+def _centre(centroids: np.ndarray) -> int:
+    return int(np.abs(centroids.astype(np.float32)).argmin())
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise PackedCheckpointError(reason)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``inspect FILE``: print what the file holds."""
+    match sys.argv[1:] if arguments is None else arguments:
+        case ["inspect", file]:
+            print(inspect(file).to_string(index=False, na_rep=""))
+        case _:
+            raise PackedCheckpointError("usage: python -m modelcompression.packing inspect FILE")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PackedCheckpointError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,331 @@
+"""The packed checkpoint: what goes in comes out, and what is not right is refused with a reason."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from modelcompression import accuracy, packing
+from modelcompression.detector import TorchDetector
+from modelcompression.packing import Codebook, Grid, PackedCheckpointError
+
+
+class Tiny(nn.Module):
+    """Stands in for a model whose shapes are free: 3×3, 1×1 and a bias."""
+
+    def __init__(self, outputs: int = 4, inputs: int = 3) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(inputs, outputs, 3)
+        self.narrow = nn.Conv2d(outputs, 2, 1, bias=False)
+
+
+def grid(shape: tuple[int, ...], generator: np.random.Generator, scale: float = 2) -> Grid:
+    rows = 1 if len(shape) == 1 else shape[0]
+    symbols = np.rint(generator.laplace(0, scale, shape)).astype(np.int64)
+    return Grid(symbols, generator.integers(-80, 8, rows))
+
+
+def packed(path: Path, seed: int = 0) -> tuple[Path, dict[str, Grid | Codebook]]:
+    """A small file with all three kinds of tensors."""
+    generator, model = np.random.default_rng(seed), Tiny()
+    tensors = {
+        "wide.weight": grid((4, 3, 3, 3), generator),
+        "wide.bias": grid((4,), generator),
+        "narrow.weight": Codebook(
+            generator.integers(0, 5, (2, 4, 1, 1)), np.sort(generator.normal(size=5)).astype(np.float16)
+        ),
+    }
+    return packing.save(path, model, tensors), tensors
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 9), st.sampled_from([0, 0.2, 2, 300, 10**6]),
+    st.integers(1, 300),
+)  # fmt: skip
+def test_any_tensor_of_any_kind_comes_back_exactly(tmp_path_factory, seed, outputs, inputs, scale, k) -> None:
+    generator, model = np.random.default_rng(seed), Tiny(outputs, inputs)
+    centroids = np.sort(generator.normal(size=k)).astype(np.float16)
+    tensors = {
+        "wide.weight": grid((outputs, inputs, 3, 3), generator, scale),
+        "narrow.weight": Codebook(generator.integers(0, k, (2, outputs, 1, 1)), centroids),
+    }
+    path = packing.save(tmp_path_factory.mktemp("packed") / "x.mcpk", model, tensors)
+    found = packing.read(path)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == np.float32 and np.array_equal(found[name], tensor.values())
+    bias = model.wide.bias.detach().numpy()
+    assert np.array_equal(found["wide.bias"], bias.astype(np.float16).astype(np.float32))
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first, _ = packed(tmp_path / "a.mcpk")
+    torch.manual_seed(1)
+    second, _ = packed(tmp_path / "b.mcpk")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_steps_are_the_nearest_float32_of_powers_of_two() -> None:
+    every = np.arange(-packing.LARGEST_EXPONENT, packing.LARGEST_EXPONENT + 1)
+    exact = np.exp2(every / 8)
+    assert np.allclose(packing.steps(every), exact, rtol=1.2e-7, atol=0)
+    assert np.array_equal(packing.exponents(packing.steps(every)), every)
+    assert packing.steps(np.array([-16, 0, 24])).tolist() == [0.25, 1, 8]
+
+
+# --- refusing -----------------------------------------------------------------------------------
+
+
+def resealed(data: bytes) -> bytes:
+    """With a digest that fits: what a forger would send."""
+    return data[:-32] + hashlib.sha256(data[:-32]).digest()
+
+
+def with_header(data: bytes, header: bytes) -> bytes:
+    old = int.from_bytes(data[5:9], "little")
+    return resealed(data[:5] + len(header).to_bytes(4, "little") + header + data[9 + old :])
+
+
+def header_of(data: bytes) -> dict:
+    return json.loads(zlib.decompress(data[9 : 9 + int.from_bytes(data[5:9], "little")]))
+
+
+def refused(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    with pytest.raises(PackedCheckpointError) as caught:
+        packing.read(path)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+def test_every_flip_and_every_cut_is_refused(tmp_path: Path) -> None:
+    path, _ = packed(tmp_path / "x.mcpk")
+    data, generator = path.read_bytes(), np.random.default_rng(0)
+    damaged = tmp_path / "damaged.mcpk"
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= int(generator.integers(1, 256))
+        refused(damaged, bytes(flipped))
+        refused(damaged, data[:place])
+    refused(damaged, data + b"\0")
+
+
+def test_forged_files_are_refused_or_decode_within_bounds(tmp_path: Path) -> None:
+    """2,000 edits with a digest that fits: never another exception, never a weight that is not finite."""
+    path, tensors = packed(tmp_path / "x.mcpk")
+    data, generator = path.read_bytes(), np.random.default_rng(1)
+    forged = tmp_path / "forged.mcpk"
+    refusals = 0
+    for _ in range(2000):
+        edited = bytearray(data[:-32])
+        for _ in range(generator.integers(1, 4)):
+            place = int(generator.integers(4, len(edited)))
+            match generator.integers(3):
+                case 0:
+                    edited[place] = int(generator.integers(256))
+                case 1:
+                    del edited[place : place + int(generator.integers(1, 9))]
+                case 2:
+                    edited[place:place] = generator.bytes(int(generator.integers(1, 9)))
+        forged.write_bytes(resealed(bytes(edited) + bytes(32)))
+        try:
+            found = packing.read(forged)
+        except PackedCheckpointError:
+            refusals += 1
+            continue
+        assert all(np.isfinite(value).all() for value in found.values())
+        assert {name: value.shape for name, value in found.items()} == {
+            name: value.values().shape for name, value in tensors.items()
+        }
+    assert refusals > 1000
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda h: h["tensors"][0].__setitem__(2, [2**20, 2**20, 3, 3]), "more than"),
+        (lambda h: h["tensors"][0].__setitem__(2, [4, 3, 3, -3]), "of shape"),
+        (lambda h: h["tensors"][0].__setitem__(2, [4, 3, 3, 3.0]), "of shape"),
+        (lambda h: h["tensors"][0].__setitem__(2, []), "of shape"),
+        (lambda h: h["tensors"][0].__setitem__(2, [4, 3, 3, 4]), "decode|left over"),
+        (lambda h: h["tensors"][0].__setitem__(3, [-8, 8]), "sections of"),
+        (lambda h: h["tensors"][0].__setitem__(3, [10**15, 8]), "sections of|the header says"),
+        (lambda h: h["tensors"][0].__setitem__(3, [True, 8]), "sections of"),
+        (lambda h: h["tensors"][0].__setitem__(1, "pickle"), "unknown kind"),
+        (lambda h: h["tensors"][0].__setitem__(0, 7), "no text"),
+        (lambda h: h["tensors"].append(h["tensors"][0]), "twice"),
+        (lambda h: h["tensors"].append("x"), "no list of four"),
+        (lambda h: h.update(tensors={}), "no list"),
+        (lambda h: h.update(extra=1), "other keys"),
+        (lambda h: h.update(architecture="../../evil.yaml"), "architecture"),
+        (lambda h: h.update(architecture=["yolov8n.yaml"]), "architecture"),
+        (lambda h: h.update(graphs=[]), "graphs"),
+    ],
+)
+def test_an_absurd_header_is_refused(tmp_path: Path, edit, reason: str) -> None:
+    path, _ = packed(tmp_path / "x.mcpk")
+    data = path.read_bytes()
+    header = header_of(data)
+    edit(header)
+    message = refused(path, with_header(data, zlib.compress(json.dumps(header).encode())))
+    assert any(part in message for part in reason.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (zlib.compress(bytes(2**26)), "too large"),  # 64 MB of zeros in 64 kB
+        (zlib.compress(b"[" * 200_000), "damaged"),
+        (zlib.compress(b'{"tensors": NaN}'), "other keys"),
+        (zlib.compress(b"\xff"), "damaged"),
+        (zlib.compress(b"3"), "no object"),
+        (b"not deflated", "damaged"),
+        (b"", "cut off"),
+    ],
+)
+def test_a_header_that_is_none_is_refused(tmp_path: Path, header: bytes, reason: str) -> None:
+    path, _ = packed(tmp_path / "x.mcpk")
+    assert reason in refused(path, with_header(path.read_bytes(), header))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "does not start with MCPK"),
+        (b"MCPK", "cut off"),
+        (b"PK\x03\x04" + bytes(100), "does not start with MCPK"),
+        (b"MCPK\x09" + bytes(100), "newer than 1"),
+        (b"MCPK\x00" + bytes(100), "does not exist"),
+    ],
+)
+def test_a_foreign_file_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+    assert reason in refused(tmp_path / "x.mcpk", data)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PackedCheckpointError, match="cannot be read: No such file"):
+        packing.load(tmp_path / "none.mcpk")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "reason"),
+    [
+        ("nothing", Grid(np.zeros(4, int), np.zeros(1, int)), "no parameter"),
+        ("wide.bias", Grid(np.zeros(5, int), np.zeros(1, int)), "symbols of shape"),
+        ("wide.bias", Grid(np.zeros(4, int), np.zeros(4, int)), "exponents for 1 rows"),
+        ("wide.bias", Grid(np.zeros(4, int), np.array([5000])), "beyond"),
+        ("wide.bias", Grid(np.full(4, 2**30), np.zeros(1, int)), "smaller than"),
+        ("wide.bias", Codebook(np.full(4, 3), np.zeros(3, np.float16)), "outside 0…2"),
+        ("wide.bias", Codebook(np.zeros(4, int), np.array([np.inf], np.float16)), "not a finite"),
+        ("wide.bias", Codebook(np.zeros(4, int), np.zeros(3)), "must be float16"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_not_written(tmp_path: Path, name: str, tensor, reason: str) -> None:
+    with pytest.raises(PackedCheckpointError, match=reason):
+        packing.save(tmp_path / "x.mcpk", Tiny(), {name: tensor})
+    assert not os.listdir(tmp_path)
+
+
+def test_a_weight_beyond_float16_is_not_written(tmp_path: Path) -> None:
+    model = Tiny()
+    with torch.no_grad():
+        model.wide.bias[0] = 1e6
+    with pytest.raises(PackedCheckpointError, match="finite float16"):
+        packing.save(tmp_path / "x.mcpk", model, {})
+
+
+def test_a_full_disk_keeps_the_file_that_was_there(tmp_path: Path, monkeypatch) -> None:
+    path, tensors = packed(tmp_path / "x.mcpk")
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        packing.save(path, Tiny(), tensors)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["x.mcpk"]
+
+
+# --- the whole model ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(eager: TorchDetector, tmp_path_factory) -> tuple[Path, dict[str, Grid]]:
+    """YOLOv8n at 6 bits or so, packed."""
+    tensors = {}
+    for name, value in packing._parameters(eager.model).items():
+        rows = 1 if value.ndim == 1 else len(value)
+        largest = np.abs(value.reshape(rows, -1)).max(1) + 1e-6
+        exponents = packing.exponents(largest / (127 if value.ndim == 1 else 31))
+        shape = (-1,) + (1,) * (value.ndim - 1)
+        tensors[name] = Grid(np.rint(value / packing.steps(exponents).reshape(shape)).astype(int), exponents)
+    return packing.save(tmp_path_factory.mktemp("whole") / "n.mcpk", eager.model, tensors), tensors
+
+
+def test_a_loaded_model_has_exactly_the_packed_weights(whole) -> None:
+    path, tensors = whole
+    state = packing.load(path).model.state_dict()
+    for name, tensor in tensors.items():
+        assert np.array_equal(state[name].numpy(), tensor.values())
+
+
+def test_a_loaded_model_detects_what_was_measured_before_saving(whole, eager, report_set) -> None:
+    path, tensors = whole
+    import copy
+
+    model = copy.deepcopy(eager.model)
+    state = {name: torch.from_numpy(tensor.values()) for name, tensor in tensors.items()}
+    model.load_state_dict(state, strict=False)
+    few = report_set.first(6)
+    before = accuracy.evaluate(TorchDetector(model, eager.threads), few, progress=False)
+    after = accuracy.evaluate(TorchDetector(packing.load(path).model, eager.threads), few, progress=False)
+    assert after.map50_95 == before.map50_95 > 0
+
+
+def test_inspect_accounts_for_every_byte(whole) -> None:
+    path, tensors = whole
+    table = packing.inspect(path)
+    assert table["bytes"].iloc[-1] == path.stat().st_size == table["bytes"].iloc[:-1].sum()
+    assert set(tensors) <= set(table["tensor"])
+    assert 4 < table["bits each"].iloc[-1] < 6.5
+
+
+def test_it_works_in_a_fresh_process_without_images(whole, tmp_path: Path) -> None:
+    path, _ = whole
+    code = f"from modelcompression import packing; print(len(packing.load({str(path)!r}).names))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip().endswith("80"), done.stderr
+    shown = subprocess.run(
+        [sys.executable, "-m", "modelcompression.packing", "inspect", str(path)],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert "model.0.conv.weight" in shown.stdout and "the whole file" in shown.stdout
+    wrong = subprocess.run(
+        [sys.executable, "-m", "modelcompression.packing", "inspect", str(tmp_path / "no")],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert wrong.returncode and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+
+
+def test_a_model_of_another_shape_is_refused_on_loading(tmp_path: Path) -> None:
+    path, _ = packed(tmp_path / "x.mcpk")
+    with pytest.raises(PackedCheckpointError, match="not those of YOLOv8n"):
+        packing.load(path)
+
+
+def test_batch_norm_must_be_folded_first(tmp_path: Path) -> None:
+    with pytest.raises(PackedCheckpointError, match="BatchNorm"):
+        packing.save(tmp_path / "x.mcpk", nn.Sequential(nn.BatchNorm2d(3)), {})
