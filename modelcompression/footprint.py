@@ -42,7 +42,7 @@ def sparsity(model: Path | str | Any) -> float:
     """Share of exact zeros among the convolution weights, counted on what is shipped.
 
     Args:
-        model: a ``torch.nn.Module``, an ``.onnx`` or an OpenVINO ``.xml``.
+        model: a ``torch.nn.Module``, an ``.onnx``, an OpenVINO ``.xml`` or a packed checkpoint.
     """
     zeros = total = 0
     for weight in convolution_weights(model):
@@ -58,7 +58,12 @@ def convolution_weights(model: Path | str | Any) -> Iterator[np.ndarray]:
     if not isinstance(model, str | Path):
         return _torch_weights(model)
     path = Path(model)
-    readers = {".onnx": _onnx_weights, ".xml": _openvino_weights, ".pt": _checkpoint_weights}
+    readers = {
+        ".onnx": _onnx_weights,
+        ".xml": _openvino_weights,
+        ".pt": _checkpoint_weights,
+        ".mcpk": _packed_weights,
+    }
     if path.suffix not in readers:
         raise DetectorError(f"{path}: cannot look for weights in a '{path.suffix}' file")
     return readers[path.suffix](path)
@@ -76,6 +81,12 @@ def _checkpoint_weights(path: Path) -> Iterator[np.ndarray]:
     from .detector import load_yolo
 
     return _torch_weights(load_yolo(path))
+
+
+def _packed_weights(path: Path) -> Iterator[np.ndarray]:
+    from . import packing
+
+    return (value for value in packing.read(path).values() if value.ndim == 4)
 
 
 def _onnx_weights(path: Path) -> Iterator[np.ndarray]:

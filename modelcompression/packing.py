@@ -3,6 +3,7 @@
     save("small.mcpk", model, {"model.0.conv.weight": Grid(symbols, exponents), ...})
     yolo = load("small.mcpk")
     inspect("small.mcpk")
+    to_openvino("small.mcpk", "folder")
 
 From a shell: ``python -m modelcompression.packing inspect FILE``.
 
@@ -30,7 +31,11 @@ The header is an object with the keys
     ``centroids[q + z]``, where z is the index of the centroid with the smallest magnitude (the first one);
   - ``half``, one section: the weights as float16.
 
-* ``graphs``: execution graphs for OpenVINO, see :func:`add_openvino`.
+* ``graphs``: ``{}`` or ``{"int8": [length]}``, one more section behind the tensors': an execution graph for
+  OpenVINO with quantized activations, so that no image is needed to run in INT8. It is an LZMA stream (xz)
+  of: length of a list (4 bytes), the list as JSON, length of OpenVINO's ``.xml`` (4 bytes), the ``.xml``,
+  and its ``.bin``. Of the ``.bin`` all parts are zeroed that follow from the tensors; the list names them as
+  ``[offset, role, tensor name]``, the role being ``symbols`` (as int8), ``steps`` or ``bias`` (as float32).
 
 All symbols of a file share one :class:`.coding.Coder`, all exponents another, in the order of ``tensors``;
 columns of a convolution's matrix are grouped by input channel. There is no pickle and nothing to
@@ -41,6 +46,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import sys
 import tempfile
@@ -49,6 +55,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -56,6 +63,7 @@ import pandas as pd
 from .coding import LIMIT, Coder, CodingError
 
 if TYPE_CHECKING:
+    import openvino
     import torch
     from ultralytics import YOLO
 
@@ -64,6 +72,7 @@ ARCHITECTURES = ("yolov8n.yaml",)
 LARGEST_HEADER = 2**18
 MOST_ELEMENTS = 2**23  # twice YOLOv8n: what a hostile header can make a reader allocate
 LARGEST_EXPONENT = 480  # 2^60: with the largest symbol still a finite float32
+LARGEST_GRAPH = 2**24
 DIGEST = 32
 
 
@@ -104,6 +113,17 @@ class Codebook:
         return self.centroids.astype(np.float32)[self.indices]
 
 
+@dataclass(frozen=True)
+class Half:
+    """Weights stored as float16."""
+
+    halves: np.ndarray
+
+    def values(self) -> np.ndarray:
+        """float32 weights."""
+        return self.halves.astype(np.float32)
+
+
 def steps(exponents: np.ndarray) -> np.ndarray:
     """``2^(e / 8)`` as float32, from eight correctly rounded roots: the same on every platform."""
     root = np.sqrt(2.0)
@@ -121,13 +141,21 @@ def exponents(steps: np.ndarray) -> np.ndarray:
 # --- write ------------------------------------------------------------------------------------
 
 
-def save(path: Path | str, model: torch.nn.Module, tensors: Mapping[str, Grid | Codebook]) -> Path:
+def save(
+    path: Path | str,
+    model: torch.nn.Module,
+    tensors: Mapping[str, Grid | Codebook],
+    int8: openvino.Model | None = None,
+) -> Path:
     """Write a packed checkpoint. The same input gives the same bytes.
 
     Args:
         model: YOLOv8n with BatchNorm folded (:func:`.detector.load_yolo`); what is not in ``tensors`` is
             taken from it and stored as float16.
         tensors: by parameter name, what replaces the model's weights.
+        int8: the execution graph of that model quantized by NNCF, for :func:`to_openvino`. Its convolutions
+            then compute with exactly the packed symbols; its biases must be the packed ones (no bias
+            correction).
 
     Raises:
         PackedCheckpointError: a tensor does not fit the model, or does not fit the format.
@@ -147,7 +175,11 @@ def save(path: Path | str, model: torch.nn.Module, tensors: Mapping[str, Grid | 
             raise PackedCheckpointError(f"{name}: {error}") from None
         entries.append([name, kind, list(shape), [len(part) for part in parts]])
         sections += parts
-    header = {"architecture": ARCHITECTURES[0], "tensors": entries, "graphs": {}}
+    graphs: dict[str, list[int]] = {}
+    if int8 is not None:
+        sections.append(_packed_graph(int8, {**state, **tensors}))
+        graphs["int8"] = [len(sections[-1])]
+    header = {"architecture": ARCHITECTURES[0], "tensors": entries, "graphs": graphs}
     return _write(Path(path), header, b"".join(sections))
 
 
@@ -180,7 +212,8 @@ def _encoded(
             coders[0].encode(centred.reshape(matrix), group),
             centroids.astype("<f2").tobytes(),
         ]
-    half = tensor.astype("<f2")
+    with np.errstate(over="ignore"):  # refused below
+        half = tensor.astype("<f2")
     _require(bool(np.isfinite(half).all()), "a weight is not a finite float16")
     return "half", [half.tobytes()]
 
@@ -273,17 +306,6 @@ def tensors(path: Path | str) -> dict[str, Grid | Codebook | Half]:
     return found
 
 
-@dataclass(frozen=True)
-class Half:
-    """Weights stored as float16."""
-
-    halves: np.ndarray
-
-    def values(self) -> np.ndarray:
-        """float32 weights."""
-        return self.halves.astype(np.float32)
-
-
 def _decoded(
     kind: str, shape: tuple[int, ...], parts: list[bytes], coders: tuple[Coder, Coder]
 ) -> Grid | Codebook | Half:
@@ -308,6 +330,171 @@ def _decoded(
     return Codebook(indices, centroids)
 
 
+# --- execution graphs ---------------------------------------------------------------------------
+
+
+def to_openvino(path: Path | str, folder: Path | str, precision: str = "int8") -> Path:
+    """Unpack for OpenVINO: write ``.xml`` and ``.bin`` into ``folder``, return the path of the ``.xml``.
+
+    Args:
+        precision: ``int8`` takes the graph out of the file and needs neither PyTorch nor an image; ``f32``
+            and ``f16`` export the loaded model, with weights stored in that format.
+
+    Raises:
+        PackedCheckpointError: as :func:`load`, or the file holds no INT8 graph.
+    """
+    _require(
+        precision in ("int8", "f32", "f16"), f"precision must be int8, f32 or f16, not {precision!r:.20}"
+    )
+    folder = Path(folder)
+    if precision != "int8":
+        return _exported(load(path), folder, half=precision == "f16")
+    xml, weights = _unpacked_graph(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{Path(path).stem}.xml"
+    file.with_suffix(".bin").write_bytes(weights)
+    file.write_bytes(xml)
+    return file
+
+
+def _exported(yolo: YOLO, folder: Path, half: bool) -> Path:
+    import openvino
+
+    file = folder / "yolov8n.xml"
+    with tempfile.TemporaryDirectory() as aside:
+        yolo.model.pt_path = str(Path(aside) / "yolov8n.pt")  # ultralytics exports beside it
+        exported = yolo.export(format="onnx", imgsz=640, simplify=True, verbose=False)
+        openvino.save_model(openvino.convert_model(exported), file, compress_to_fp16=half)
+    return file
+
+
+def _packed_graph(graph: openvino.Model, tensors: Mapping[str, Grid | Codebook | np.ndarray]) -> bytes:
+    """The section of an INT8 graph, after putting the packed symbols into its convolutions."""
+    graph = graph.clone()
+    _insert_symbols(graph, tensors)
+    xml, weights = _serialized(graph)
+    derived = [
+        (len(part), role, name, part)
+        for name, tensor in tensors.items()
+        for role, part in _derived(name, tensor).items()
+    ]
+    places, rest = [], bytearray(weights)
+    constants = sorted(_constants(xml))
+    for size, role, name, part in derived:
+        for offset in (o for o, s in constants if s == size and weights[o : o + s] == part):
+            places.append([offset, role, name])
+            rest[offset : offset + size] = bytes(size)
+    found = {name for _, role, name in places if role == "symbols"}
+    missing = [
+        n for n, t in tensors.items() if isinstance(t, Grid) and t.symbols.ndim == 4 and n not in found
+    ]
+    _require(not missing, f"the INT8 graph has no convolution with the weights of {missing[:1]}")
+    listed = json.dumps(sorted(places), separators=(",", ":")).encode()
+    parts = (len(listed).to_bytes(4, "little"), listed, len(xml).to_bytes(4, "little"), xml, bytes(rest))
+    return lzma.compress(b"".join(parts), preset=9 | lzma.PRESET_EXTREME)
+
+
+def _insert_symbols(graph: openvino.Model, tensors: Mapping[str, Grid | Codebook | np.ndarray]) -> None:
+    """Replace each convolution's int8 weights and scales by the symbols and steps they came from."""
+    import openvino.opset13 as ops
+
+    grids = {n: t for n, t in tensors.items() if isinstance(t, Grid) and t.symbols.ndim == 4}
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "Convolution":
+            continue
+        scaled = node.input_value(1).get_node()
+        converted = scaled.input_value(0).get_node() if scaled.get_input_size() else None
+        if converted is None or converted.get_type_name() != "Convert":
+            continue  # a convolution left in float
+        stored = converted.input_value(0).get_node()
+        factor = scaled.input_value(1).get_node()
+        values = stored.data.astype(np.float32) * factor.data
+        name = _nearest(values, grids)
+        grid = grids[name]
+        _require(np.abs(grid.symbols).max() <= 127, f"the symbols of {name} do not fit into int8")
+        column = steps(grid.exponents).reshape(factor.data.shape)
+        stored.output(0).replace(ops.constant(grid.symbols.astype(np.int8)).output(0))
+        scaled.input(1).replace_source_output(ops.constant(column).output(0))
+
+
+def _nearest(values: np.ndarray, grids: Mapping[str, Grid]) -> str:
+    """The name of the grid with these values but for int8 rounding (names of graphs are the exporter's)."""
+    errors = {
+        name: float(np.square(grid.values() - values).sum())
+        for name, grid in grids.items()
+        if grid.symbols.shape == values.shape
+    }
+    best = min(errors, key=errors.__getitem__, default="")
+    fits = best and errors[best] < 1e-3 * np.square(values).sum() + 1e-12
+    _require(bool(fits), "a convolution of the INT8 graph has weights of another model")
+    return best
+
+
+def _derived(name: str, tensor: Grid | Codebook | Half | np.ndarray) -> dict[str, bytes]:
+    """The parts of a graph's ``.bin`` that follow from one tensor."""
+    if isinstance(tensor, Grid) and tensor.symbols.ndim == 4:
+        return {
+            "symbols": tensor.symbols.astype(np.int8).tobytes(),
+            "steps": steps(tensor.exponents).astype("<f4").tobytes(),
+        }
+    if name.endswith(".bias"):
+        values = tensor.astype(np.float16) if isinstance(tensor, np.ndarray) else tensor.values()
+        return {"bias": values.astype("<f4").tobytes()}
+    return {}
+
+
+def _serialized(graph: openvino.Model) -> tuple[bytes, bytes]:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as aside:
+        file = Path(aside) / "graph.xml"
+        openvino.save_model(graph, file, compress_to_fp16=False)
+        return file.read_bytes(), file.with_suffix(".bin").read_bytes()
+
+
+def _constants(xml: bytes) -> set[tuple[int, int]]:
+    """(offset, size) of every constant in the ``.bin``."""
+    data = (layer.find("data") for layer in ElementTree.fromstring(xml).iter("layer"))
+    return {(int(d.get("offset")), int(d.get("size"))) for d in data if d is not None and d.get("offset")}
+
+
+def _unpacked_graph(path: Path | str) -> tuple[bytes, bytes]:
+    """``.xml`` and ``.bin`` of a file's INT8 graph."""
+    header, body = _open(path)
+    try:
+        _require("int8" in header["graphs"], "holds no INT8 graph: save it with int8=…")
+        inflater = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=2**27)
+        data = inflater.decompress(body[-header["graphs"]["int8"][0] :], LARGEST_GRAPH)
+        _require(inflater.eof and not inflater.unused_data, "the INT8 graph is too large or cut off")
+        listed, data = _prefixed(data)
+        xml, rest = _prefixed(data)
+        weights, stored = bytearray(rest), tensors(path)
+        for place in json.loads(listed):
+            offset, part = _place(place, stored)
+            _require(offset + len(part) <= len(weights), "the INT8 graph has a part outside its weights")
+            weights[offset : offset + len(part)] = part
+        return xml, bytes(weights)
+    except (lzma.LZMAError, ValueError, RecursionError) as error:
+        reason = str(error).removeprefix(f"{path}: ")[:200]
+        raise PackedCheckpointError(f"{path}: {reason}") from None
+
+
+def _prefixed(data: bytes) -> tuple[bytes, bytes]:
+    """A length-prefixed part, and what follows it."""
+    end = 4 + int.from_bytes(data[:4], "little")
+    _require(end <= len(data), "the INT8 graph is cut off")
+    return data[4:end], data[end:]
+
+
+def _place(place: Any, stored: Mapping[str, Grid | Codebook | Half]) -> tuple[int, bytes]:
+    fits = isinstance(place, list) and len(place) == 3 and _naturals(place[:1], 0)
+    fits = fits and all(isinstance(text, str) for text in place[1:]) and place[2] in stored
+    _require(fits, "the INT8 graph refers to an unknown tensor")
+    parts = _derived(place[2], stored[place[2]])
+    _require(place[1] in parts, f"the INT8 graph wants {place[1]!r:.20} of '{place[2]:.50}'")
+    return place[0], parts[place[1]]
+
+
 def inspect(path: Path | str) -> pd.DataFrame:
     """What takes how much: a row for each tensor, and one each for header, graphs and the whole file.
 
@@ -324,7 +511,7 @@ def inspect(path: Path | str) -> pd.DataFrame:
         for name, kind, shape, lengths in header["tensors"]
     ]
     weights = sum(row[4] for row in rows)
-    graphs = sum(sum(graph["lengths"]) for graph in header["graphs"].values())
+    graphs = sum(sum(lengths) for lengths in header["graphs"].values())
     rows += [("graphs", "", "", graphs, 0), ("header and digest", "", "", total - len(body), 0)]
     rows += [("the whole file", "", "", total, weights)]
     table = pd.DataFrame(rows, columns=["tensor", "kind", "shape", "bytes", "elements"])
@@ -355,7 +542,7 @@ def _checked(data: bytes) -> tuple[dict[str, Any], bytes]:
     _require(9 + length <= len(content), f"a header of {length} bytes does not fit into the file")
     header, body = _header(content[9 : 9 + length]), content[9 + length :]
     declared = sum(sum(lengths) for _, _, _, lengths in header["tensors"])
-    declared += sum(sum(graph["lengths"]) for graph in header["graphs"].values())
+    declared += sum(sum(lengths) for lengths in header["graphs"].values())
     _require(declared == len(body), f"the sections are {len(body)} bytes, the header says {declared}")
     return header, body
 
@@ -403,7 +590,9 @@ SECTIONS = {"grid": 2, "codebook": 2, "half": 1}
 
 
 def _check_graphs(graphs: Any) -> None:
-    _require(graphs == {}, "graphs of an unknown kind")
+    fits = isinstance(graphs, dict) and set(graphs) <= {"int8"}
+    fits = fits and all(_naturals(lengths, 1) and len(lengths) == 1 for lengths in graphs.values())
+    _require(fits, "graphs of an unknown kind")
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[tuple[int, int], int]:

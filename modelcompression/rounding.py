@@ -18,7 +18,7 @@ moment of such gradients is the Gauss-Newton matrix of the distance between two 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -234,25 +234,47 @@ def feedback(
         (rows, n) float64 of whole numbers.
     """
     _check(weight, steps)
+    shrink = None
+    if price is not None:
+        importance = factor.diagonal() ** -2.0
+        importance = importance / importance.log().mean().exp()
+        shrink = WORTH_OF_A_BIT * price.double() / (2 * importance)
+
+    def choose(exact: torch.Tensor, column: int) -> torch.Tensor:
+        if shrink is not None:
+            exact = exact.sign() * (exact.abs() - shrink[:, column]).clamp(min=0)
+        return _limited(exact.round(), largest)
+
+    return with_feedback(weight.double() / steps.double()[:, None], factor, choose)
+
+
+def with_feedback(
+    weight: torch.Tensor, factor: torch.Tensor, choose: Callable[[torch.Tensor, int], torch.Tensor]
+) -> torch.Tensor:
+    """Replace a weight matrix column by column; the columns still to come make up for each error.
+
+    Args:
+        weight: (rows, n).
+        factor: (n, n) of :func:`inverse_factor`.
+        choose: what replaces a column's (rows,) values; its second argument is the column's number.
+
+    Returns:
+        (rows, n) float64, the chosen values.
+    """
     if factor.shape != (weight.shape[1],) * 2:
         raise RoundingError(f"a factor of shape {tuple(factor.shape)} for {weight.shape[1]} inputs")
-    left = weight.double() / steps.double()[:, None]
-    rounded = torch.zeros_like(left)
-    importance = factor.diagonal() ** -2.0
-    importance = importance / importance.log().mean().exp()
-    shrink = None if price is None else WORTH_OF_A_BIT * price.double() / (2 * importance)
+    left = weight.double().clone()
+    chosen = torch.zeros_like(left)
     for start in range(0, left.shape[1], BLOCK):
         end = min(start + BLOCK, left.shape[1])
         errors = torch.zeros_like(left[:, start:end])
         for column in range(start, end):
-            exact = left[:, column]
-            aim = exact if shrink is None else exact.sign() * (exact.abs() - shrink[:, column]).clamp(min=0)
-            rounded[:, column] = _limited(aim.round(), largest)
-            error = (exact - rounded[:, column]) / factor[column, column]
+            chosen[:, column] = choose(left[:, column], column)
+            error = (left[:, column] - chosen[:, column]) / factor[column, column]
             left[:, column:end] -= torch.outer(error, factor[column, column:end])
             errors[:, column - start] = error
         left[:, end:] -= errors @ factor[start:end, end:]
-    return rounded
+    return chosen
 
 
 def best_of_both(

@@ -1,0 +1,107 @@
+"""Clustering: as good as scikit-learn's k-means, deterministic, and steps that follow sensitivity."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+
+from modelcompression import clustering, packing, rounding
+from modelcompression.clustering import ClusteringError
+
+
+def inertia(values: np.ndarray, centroids: np.ndarray, weights: np.ndarray | None = None) -> float:
+    change = values - centroids[clustering.assign(values, centroids)]
+    return float((np.square(change) * (1 if weights is None else weights)).sum())
+
+
+@pytest.mark.parametrize("k", [2, 8, 32])
+@pytest.mark.parametrize("draw", ["normal", "laplace", "uniform"])
+def test_clusters_are_as_good_as_those_of_scikit_learn(k: int, draw: str) -> None:
+    values = getattr(np.random.default_rng(k), draw)(size=600)
+    theirs = KMeans(k, n_init=5, random_state=0).fit(values[:, None]).inertia_
+    assert inertia(values, clustering.kmeans(values, k)) <= 1.05 * theirs
+
+
+def test_weights_pull_centroids_to_what_matters() -> None:
+    values = np.random.default_rng(0).normal(size=500)
+    weights = np.where(values > 0, 100.0, 1.0)
+    plain, weighted = clustering.kmeans(values, 8), clustering.kmeans(values, 8, weights)
+    assert inertia(values, weighted, weights) < 0.6 * inertia(values, plain, weights)
+    theirs = KMeans(8, n_init=5, random_state=0).fit(values[:, None], sample_weight=weights).inertia_
+    assert inertia(values, weighted, weights) <= 1.05 * theirs
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=60), st.integers(1, 9))
+def test_any_values_are_assigned_to_their_nearest_centroid(values: list[float], k: int) -> None:
+    array = np.array(values)
+    centroids = clustering.kmeans(array, k)
+    assert 1 <= len(centroids) <= k and (np.diff(centroids) > 0).all()
+    assert array.min() - 1e-6 <= centroids[0] and centroids[-1] <= array.max() + 1e-6
+    distances = np.abs(array[:, None] - centroids)
+    chosen = np.take_along_axis(distances, clustering.assign(array, centroids)[:, None], 1)[:, 0]
+    assert np.allclose(chosen, distances.min(1))
+
+
+def test_few_distinct_values_are_their_own_centroids() -> None:
+    values = np.array([[3.0, -1.0], [3.0, 0.5]])
+    assert clustering.kmeans(values, 64).tolist() == [-1, 0.5, 3]
+
+
+@pytest.mark.parametrize(
+    ("values", "k", "weights", "reason"),
+    [
+        ([1.0, 2.0], 0, None, "at least 1"),
+        ([], 2, None, "at least one value"),
+        ([1.0, np.nan], 2, None, "finite"),
+        ([1.0, 2.0], 2, [1.0], "one for each"),
+        ([1.0, 2.0], 2, [1.0, -1.0], "non-negative"),
+    ],
+)
+def test_what_cannot_be_clustered_is_refused(values, k, weights, reason: str) -> None:
+    with pytest.raises(ClusteringError, match=reason):
+        clustering.kmeans(np.array(values), k, weights)
+
+
+def layer(scale: float, rows: int = 6, inputs: int = 18) -> rounding.Statistics:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(100, inputs, generator=generator).double()
+    return rounding.Statistics(x.T @ x / 100, x.mean(0), torch.full((rows,), scale, dtype=torch.float64))
+
+
+def test_sensitive_layers_get_finer_steps() -> None:
+    statistics = {"sensitive": layer(100.0), "tough": layer(1.0)}
+    factors = {name: rounding.inverse_factor(s.hessian) for name, s in statistics.items()}
+    found = clustering.sensitivity_exponents(statistics, factors, 0.02, 0.5)
+    ratio = packing.steps(found["tough"]) / packing.steps(found["sensitive"])
+    assert np.allclose(ratio, 10, rtol=0.1)
+    same = clustering.sensitivity_exponents(statistics, factors, 0.02, 0.0)
+    assert np.array_equal(same["tough"], same["sensitive"])
+
+
+def test_a_channel_nobody_listens_to_keeps_a_finite_step() -> None:
+    statistics = layer(1.0)
+    statistics.sensitivity[2] = 0
+    factors = {"a": rounding.inverse_factor(statistics.hessian)}
+    found = clustering.sensitivity_exponents({"a": statistics}, factors, 0.02, 0.5)["a"]
+    assert np.abs(found).max() < packing.LARGEST_EXPONENT
+
+
+def test_thrift_saves_bytes_for_a_little_error() -> None:
+    statistics, weight = layer(1.0, 64, 90), torch.randn(64, 90, generator=torch.Generator().manual_seed(1))
+    factor, step = rounding.inverse_factor(statistics.hessian), np.full(64, -4)
+    sizes, errors = {}, {}
+    for thrift in (0, 1):
+        symbols = clustering.round_for_bytes(weight, factor, step, thrift)
+        sizes[thrift] = np.abs(symbols).mean()
+        change = torch.from_numpy(symbols) * float(packing.steps(step)[0]) - weight
+        errors[thrift] = float(rounding.output_error(change, statistics.hessian).mean())
+    assert sizes[1] < 0.95 * sizes[0] and errors[0] < errors[1] < 2 * errors[0]
+
+
+def test_rare_symbols_have_a_higher_price() -> None:
+    symbols = torch.tensor([[0, 0, 1, 0], [5, -6, 4, 7]])
+    found = clustering.price(symbols)
+    assert (found > 0).all() and (found[0] > found[1]).all()
