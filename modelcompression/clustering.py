@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .packing import exponents, steps
-from .rounding import Statistics, effective_sensitivity, feedback
+from .rounding import Factor, Statistics, effective_sensitivity, feedback
 
 CELLS = 512
 SMALLEST_SENSITIVITY = 1e-3  # of its layer's mean: a channel nobody listens to still gets a finite step
@@ -103,7 +103,7 @@ def _optimal(values: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
 
 
 def sensitivity_exponents(
-    statistics: Mapping[str, Statistics], factors: Mapping[str, torch.Tensor], scale: float, power: float
+    statistics: Mapping[str, Statistics], factors: Mapping[str, Factor], scale: float, power: float
 ) -> dict[str, np.ndarray]:
     """Step exponents for every channel of every layer: step = scale · sensitivity^-power.
 
@@ -117,13 +117,13 @@ def sensitivity_exponents(
 
 
 def round_for_bytes(
-    weight: torch.Tensor, factor: torch.Tensor, step_exponents: np.ndarray, thrift: float
+    weight: torch.Tensor, factor: Factor, step_exponents: np.ndarray, thrift: float
 ) -> np.ndarray:
     """Symbols of one layer under entropy coding: error feedback, and bits saved where they cost least.
 
     Args:
         weight: (rows, n).
-        factor: (n, n) of :func:`.rounding.inverse_factor`.
+        factor: of :func:`.rounding.inverse_factor`.
         step_exponents: (rows,), see :func:`.packing.steps`.
         thrift: 0 ignores what symbols cost; 1 follows high-rate theory.
 

@@ -154,8 +154,8 @@ def save(
             taken from it and stored as float16.
         tensors: by parameter name, what replaces the model's weights.
         int8: the execution graph of that model quantized by NNCF, for :func:`to_openvino`. Its convolutions
-            then compute with exactly the packed symbols; its biases must be the packed ones (no bias
-            correction).
+            then compute with exactly the packed symbols where these fit into int8. Biases that differ from
+            the packed ones (by NNCF's bias correction) are stored with the graph.
 
     Raises:
         PackedCheckpointError: a tensor does not fit the model, or does not fit the format.
@@ -385,9 +385,7 @@ def _packed_graph(graph: openvino.Model, tensors: Mapping[str, Grid | Codebook |
             places.append([offset, role, name])
             rest[offset : offset + size] = bytes(size)
     found = {name for _, role, name in places if role == "symbols"}
-    missing = [
-        n for n, t in tensors.items() if isinstance(t, Grid) and t.symbols.ndim == 4 and n not in found
-    ]
+    missing = [n for n, t in tensors.items() if "symbols" in _derived(n, t) and n not in found]
     _require(not missing, f"the INT8 graph has no convolution with the weights of {missing[:1]}")
     listed = json.dumps(sorted(places), separators=(",", ":")).encode()
     parts = (len(listed).to_bytes(4, "little"), listed, len(xml).to_bytes(4, "little"), xml, bytes(rest))
@@ -410,22 +408,28 @@ def _insert_symbols(graph: openvino.Model, tensors: Mapping[str, Grid | Codebook
         factor = scaled.input_value(1).get_node()
         values = stored.data.astype(np.float32) * factor.data
         name = _nearest(values, grids)
+        if name is None:
+            continue  # the constant that decodes box distances
         grid = grids[name]
-        _require(np.abs(grid.symbols).max() <= 127, f"the symbols of {name} do not fit into int8")
+        if np.abs(grid.symbols).max() > 127:
+            continue  # finer than int8: such a layer keeps its int8 weights in the graph
         column = steps(grid.exponents).reshape(factor.data.shape)
         stored.output(0).replace(ops.constant(grid.symbols.astype(np.int8)).output(0))
         scaled.input(1).replace_source_output(ops.constant(column).output(0))
 
 
-def _nearest(values: np.ndarray, grids: Mapping[str, Grid]) -> str:
-    """The name of the grid with these values but for int8 rounding (names of graphs are the exporter's)."""
+def _nearest(values: np.ndarray, grids: Mapping[str, Grid]) -> str | None:
+    """The name of the grid with these values but for int8 rounding; None if none has that shape.
+
+    Names in a graph are the exporter's and no help.
+    """
     errors = {
         name: float(np.square(grid.values() - values).sum())
         for name, grid in grids.items()
         if grid.symbols.shape == values.shape
     }
-    best = min(errors, key=errors.__getitem__, default="")
-    fits = best and errors[best] < 1e-3 * np.square(values).sum() + 1e-12
+    best = min(errors, key=errors.__getitem__, default=None)
+    fits = best is None or errors[best] < 0.02 * np.square(values).sum() + 1e-12
     _require(bool(fits), "a convolution of the INT8 graph has weights of another model")
     return best
 
@@ -433,6 +437,8 @@ def _nearest(values: np.ndarray, grids: Mapping[str, Grid]) -> str:
 def _derived(name: str, tensor: Grid | Codebook | Half | np.ndarray) -> dict[str, bytes]:
     """The parts of a graph's ``.bin`` that follow from one tensor."""
     if isinstance(tensor, Grid) and tensor.symbols.ndim == 4:
+        if np.abs(tensor.symbols).max() > 127:
+            return {}
         return {
             "symbols": tensor.symbols.astype(np.int8).tobytes(),
             "steps": steps(tensor.exponents).astype("<f4").tobytes(),

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-DAMPING = 0.003
+DAMPING = 0.01
 BLOCK = 64
 CLIPPING = np.linspace(0.4, 1.0, 25)
 # At high rates an entropy-coded step Δ costs s Δ²/12, which halves twice with each bit more; a bit is
@@ -53,6 +53,20 @@ class Statistics:
     sensitivity: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Factor:
+    """What error feedback needs of a Hessian, see :func:`inverse_factor`.
+
+    order: (n,) the inputs, those with most energy first: they are rounded while many others are left to
+        make up for it ("act-order" of GPTQ).
+    upper: (n, n) upper triangular U with ``UᵀU = (H + d)⁻¹``, in that order; ``U[j, j] ** -2`` is what an
+        error on the j-th input costs when all later ones make up for it.
+    """
+
+    order: torch.Tensor
+    upper: torch.Tensor
+
+
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     """The convolutions with learnt weights: all but the constant one that decodes box distances."""
     return {
@@ -71,13 +85,14 @@ def collect(
     """Statistics of every convolution from calibration images.
 
     Args:
-        model: YOLOv8 in evaluation mode, BatchNorm folded.
+        model: YOLOv8 in evaluation mode, BatchNorm folded, fresh from :func:`.detector.load_yolo`: in
+            inference mode, ultralytics' head caches tensors that cannot be differentiated.
         batches: (N, 3, H, W) float32 each.
         positions: of each feature map at most so many random positions are used.
         seed: of the probes and positions.
 
     Raises:
-        RoundingError: no images.
+        RoundingError: no images, or a model that has run in inference mode.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = convolutions(model)
@@ -103,6 +118,10 @@ def collect(
             for name, (inputs, output) in seen.items():
                 sums[name].add(inputs, output.grad, positions, generator)
             seen.clear()
+    except RuntimeError as error:
+        if "Inference tensors" in str(error):
+            raise RoundingError("this model has already run in inference mode: load it anew") from None
+        raise
     finally:
         for handle in handles:
             handle.remove()
@@ -216,7 +235,7 @@ def nearest(weight: torch.Tensor, steps: torch.Tensor, largest: int | None = Non
 def feedback(
     weight: torch.Tensor,
     steps: torch.Tensor,
-    factor: torch.Tensor,
+    factor: Factor,
     largest: int | None = None,
     price: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -225,7 +244,7 @@ def feedback(
     Args:
         weight: (rows, n).
         steps: (rows,), positive.
-        factor: (n, n) of :func:`inverse_factor`.
+        factor: of :func:`inverse_factor`.
         largest: symbols are limited to -largest - 1 … largest.
         price: (rows, n) bits that one more unit of magnitude costs. A symbol is then made smaller where
             the saved bits are worth more than the error, at the exchange rate of high-rate theory.
@@ -236,7 +255,8 @@ def feedback(
     _check(weight, steps)
     shrink = None
     if price is not None:
-        importance = factor.diagonal() ** -2.0
+        importance = torch.empty_like(factor.upper.diagonal())
+        importance[factor.order] = factor.upper.diagonal() ** -2.0
         importance = importance / importance.log().mean().exp()
         shrink = WORTH_OF_A_BIT * price.double() / (2 * importance)
 
@@ -249,31 +269,33 @@ def feedback(
 
 
 def with_feedback(
-    weight: torch.Tensor, factor: torch.Tensor, choose: Callable[[torch.Tensor, int], torch.Tensor]
+    weight: torch.Tensor, factor: Factor, choose: Callable[[torch.Tensor, int], torch.Tensor]
 ) -> torch.Tensor:
     """Replace a weight matrix column by column; the columns still to come make up for each error.
 
     Args:
         weight: (rows, n).
-        factor: (n, n) of :func:`inverse_factor`.
+        factor: of :func:`inverse_factor`.
         choose: what replaces a column's (rows,) values; its second argument is the column's number.
 
     Returns:
         (rows, n) float64, the chosen values.
     """
-    if factor.shape != (weight.shape[1],) * 2:
-        raise RoundingError(f"a factor of shape {tuple(factor.shape)} for {weight.shape[1]} inputs")
-    left = weight.double().clone()
-    chosen = torch.zeros_like(left)
+    upper = factor.upper
+    if upper.shape != (weight.shape[1],) * 2:
+        raise RoundingError(f"a factor for {len(upper)} inputs, but weights for {weight.shape[1]}")
+    left = weight.double()[:, factor.order]
+    chosen = torch.empty_like(left)
     for start in range(0, left.shape[1], BLOCK):
         end = min(start + BLOCK, left.shape[1])
         errors = torch.zeros_like(left[:, start:end])
-        for column in range(start, end):
-            chosen[:, column] = choose(left[:, column], column)
-            error = (left[:, column] - chosen[:, column]) / factor[column, column]
-            left[:, column:end] -= torch.outer(error, factor[column, column:end])
-            errors[:, column - start] = error
-        left[:, end:] -= errors @ factor[start:end, end:]
+        for place in range(start, end):
+            column = int(factor.order[place])
+            chosen[:, column] = choose(left[:, place], column)
+            error = (left[:, place] - chosen[:, column]) / upper[place, place]
+            left[:, place:end] -= torch.outer(error, upper[place, place:end])
+            errors[:, place - start] = error
+        left[:, end:] -= errors @ upper[start:end, end:]
     return chosen
 
 
@@ -292,26 +314,39 @@ def best_of_both(
     return torch.where((errors[0] <= errors[1])[:, None], *candidates)
 
 
-def inverse_factor(hessian: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
-    """(n, n) upper triangular U with ``UᵀU = (H + d)⁻¹``, d being ``damping`` times H's mean diagonal.
+def inverse_factor(hessian: torch.Tensor, damping: float = DAMPING) -> Factor:
+    """Prepare error feedback: invert H + d, d being ``damping`` times H's mean diagonal.
 
-    ``U[j, j] ** -2`` is what an error on input j costs when all later inputs make up for it.
+    Args:
+        hessian: (n, n), symmetric, positive semidefinite.
 
     Raises:
         RoundingError: the Hessian is not finite.
     """
     if not torch.isfinite(hessian).all():
         raise RoundingError("the Hessian is not finite: an image produced NaN or infinite activations")
-    damped = hessian.double().clone()
+    order = hessian.diagonal().argsort(descending=True, stable=True)
+    damped = hessian.double()[order][:, order]
     mean = float(damped.diagonal().mean())
     damped.diagonal().add_(damping * mean if mean > 0 else 1.0)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True)
+    return Factor(order, torch.linalg.cholesky(inverse, upper=True))
 
 
 def output_error(change: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
     """(rows,): ``e H eᵀ`` of (rows, n) changes of the weights."""
     return ((change.double() @ hessian.double()) * change.double()).sum(1)
+
+
+def expected_distance(change: torch.Tensor, statistics: Statistics) -> float:
+    """How far (rows, n) changes of one layer's weights will move the detections, in nats an image.
+
+    Half of ``output_error``, each row by its own sensitivity instead of the layer's.
+    """
+    diagonal = float(statistics.hessian.diagonal().mean())
+    if not diagonal:
+        return 0.0
+    return float(output_error(change, statistics.hessian) @ statistics.sensitivity) / (2 * diagonal)
 
 
 def bias_correction(change: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
@@ -387,13 +422,13 @@ def allot(
         chosen[name] = bits
 
 
-def effective_sensitivity(statistics: Statistics, factor: torch.Tensor) -> torch.Tensor:
+def effective_sensitivity(statistics: Statistics, factor: Factor) -> torch.Tensor:
     """(out_channels,): the sensitivity to rounding once error feedback has made up for what it can.
 
     Feedback turns the arithmetic mean of the input energies (the Hessian's diagonal) into the
     geometric mean of what each input adds to those after it (the diagonal of its LDL decomposition).
     """
-    left = (factor.diagonal() ** -2.0).log().mean().exp()
+    left = (factor.upper.diagonal() ** -2.0).log().mean().exp()
     mean = statistics.hessian.diagonal().mean()
     return statistics.sensitivity * (left / mean if mean > 0 else 1.0)
 

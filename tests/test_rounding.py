@@ -9,6 +9,7 @@ from torch import nn
 
 from modelcompression import rounding
 from modelcompression.accuracy import letterbox, to_batch
+from modelcompression.detector import TorchDetector, load_yolo
 from modelcompression.rounding import RoundingError
 
 
@@ -128,7 +129,10 @@ def test_bits_go_where_the_detections_are_sensitive() -> None:
     [
         (lambda: rounding.nearest(torch.ones(2, 3), torch.ones(3)), "steps of shape"),
         (lambda: rounding.nearest(torch.ones(2, 3), torch.tensor([1.0, 0.0])), "positive and finite"),
-        (lambda: rounding.feedback(torch.ones(2, 3), torch.ones(2), torch.eye(4)), "a factor of shape"),
+        (
+            lambda: rounding.feedback(torch.ones(2, 3), torch.ones(2), rounding.inverse_factor(torch.eye(4))),
+            "a factor",
+        ),
         (lambda: rounding.inverse_factor(torch.full((2, 2), torch.nan)), "not finite"),
         (lambda: rounding.largest_symbol(1), "bits must be"),
         (lambda: rounding.collect(nn.Identity(), []), "at least one image"),
@@ -141,25 +145,37 @@ def test_wrong_input_is_one_clear_line(call, reason: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def statistics(eager, demo) -> dict[str, rounding.Statistics]:
+def fresh(weights) -> nn.Module:
+    return load_yolo(weights)
+
+
+@pytest.fixture(scope="module")
+def statistics(fresh, demo) -> dict[str, rounding.Statistics]:
     image = to_batch(letterbox(demo.samples[0].path, 160)[0])
-    return rounding.collect(eager.model, [image], positions=100)
+    return rounding.collect(fresh, [image], positions=100)
 
 
-def test_statistics_of_one_image_cover_every_convolution(eager, statistics) -> None:
-    layers = rounding.convolutions(eager.model)
+def test_statistics_of_one_image_cover_every_convolution(fresh, statistics) -> None:
+    layers = rounding.convolutions(fresh)
     assert len(layers) == len(statistics) == 63
     for name, module in layers.items():
         found, inputs = statistics[name], module.weight[0].numel()
         assert found.hessian.shape == (inputs, inputs) and found.mean.shape == (inputs,)
         assert found.sensitivity.shape == (module.out_channels,)
         assert torch.linalg.eigvalsh(found.hessian)[0] >= -1e-4 * found.hessian.diagonal().max()
-        assert torch.isfinite(rounding.inverse_factor(found.hessian)).all()
+        assert torch.isfinite(rounding.inverse_factor(found.hessian).upper).all()
 
 
-def test_statistics_are_deterministic(eager, demo, statistics) -> None:
+def test_a_model_that_ran_in_inference_mode_is_refused(weights, demo) -> None:
+    model, image = load_yolo(weights), to_batch(letterbox(demo.samples[0].path, 160)[0])
+    TorchDetector(model)(image)
+    with pytest.raises(RoundingError, match="load it anew"):
+        rounding.collect(model, [image])
+
+
+def test_statistics_are_deterministic(fresh, demo, statistics) -> None:
     image = to_batch(letterbox(demo.samples[0].path, 160)[0])
-    again = rounding.collect(eager.model, [image], positions=100)
+    again = rounding.collect(fresh, [image], positions=100)
     for name, found in statistics.items():
         assert torch.equal(found.hessian, again[name].hessian)
         assert torch.equal(found.sensitivity, again[name].sensitivity)
@@ -176,11 +192,11 @@ def test_patches_are_what_the_convolution_sees(eager) -> None:
         assert torch.allclose(ours, expected[:, positions], atol=1e-4)
 
 
-def test_the_sensitivity_predicts_what_noise_does(eager, demo) -> None:
+def test_the_sensitivity_predicts_what_noise_does(fresh, demo) -> None:
     """Gauss-Newton against the truth: small noise on one layer moves the detections as far as predicted."""
     image = to_batch(letterbox(demo.samples[0].path, 160)[0])
-    statistics = rounding.collect(eager.model, [image] * 12, positions=10**6)
-    model, generator = eager.model, torch.Generator().manual_seed(0)
+    statistics = rounding.collect(fresh, [image] * 12, positions=10**6)
+    model, generator = fresh, torch.Generator().manual_seed(0)
     pixels = torch.from_numpy(image)
     for name in ("model.4.cv1.conv", "model.15.cv2.conv"):
         weight = model.get_submodule(name).weight
