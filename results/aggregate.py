@@ -35,7 +35,7 @@ SPEEDUP = ["speedup", "speedup_lo", "speedup_hi"]
 MILLISECONDS = ["latency_ms", "latency_p90_ms", "baseline_latency_ms"]
 SIZE = ["size_mb", "size_ratio", "sparsity", "bits_per_weight"]
 METRICS = ACCURACY + DELTA + [f"coco128_{key}" for key in ACCURACY] + MILLISECONDS + SPEEDUP + SIZE
-MACHINE = ["cpu", "threads"]
+MACHINE = ["cpu", "isa", "threads"]
 FIRST_NUMBERS = [*ACCURACY, "latency_ms", "size_mb", "sparsity"]
 COLUMNS = [
     *("experiment", "homework", *METRICS, "runtime", "execution_precision", "cpu", "isa", "threads"),
