@@ -157,6 +157,12 @@ def test_equally_many_experiments_publish_the_latest_machine(root) -> None:
     assert main[5].startswith("9.9")
 
 
+def test_one_name_with_two_instruction_sets_is_two_machines(root) -> None:
+    slow = run("ONNX", minute=1, isa="AVX2", latency_ms=64.2)
+    regenerate(root, runs(run("Original model"), slow, run("ONNX", minute=2, isa="AVX-512 VNNI")))
+    assert sorted(read_rows(root).query("experiment == 'ONNX'")["isa"]) == ["AVX-512 VNNI", "AVX2"]
+
+
 def test_cells_show_what_was_measured(root) -> None:
     regenerate(root, runs(run("Original model"), run("ONNX")))
     main, then_and_now = cells(root, "ONNX")

@@ -2,21 +2,25 @@
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import zlib
 from pathlib import Path
 
+import nncf
 import numpy as np
+import openvino
 import pytest
 import torch
+from conftest import THREADS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modelcompression import accuracy, packing
-from modelcompression.detector import TorchDetector
+from modelcompression import accuracy, footprint, packing
+from modelcompression.detector import OpenVinoDetector, TorchDetector
 from modelcompression.packing import Codebook, Grid, PackedCheckpointError
 
 
@@ -318,6 +322,80 @@ def test_it_works_in_a_fresh_process_without_images(whole, tmp_path: Path) -> No
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert wrong.returncode and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def fast(whole, eager, tmp_path_factory) -> tuple[Path, Path, Path]:
+    """The packed file with an INT8 graph, that graph as NNCF made it, and the float model in OpenVINO."""
+    path, tensors = whole
+    folder = tmp_path_factory.mktemp("fast")
+    exported = packing.to_openvino(path, folder, "f32")
+    nncf.set_log_level(logging.ERROR)
+    quantized = nncf.quantize(
+        openvino.Core().read_model(exported),
+        nncf.Dataset([np.full((1, 3, 640, 640), 0.5, np.float32)]),
+        subset_size=1,
+        preset=nncf.QuantizationPreset.MIXED,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+    )
+    openvino.save_model(quantized, folder / "nncf.xml")
+    return (
+        packing.save(folder / "fast.mcpk", eager.model, tensors, int8=quantized),
+        folder / "nncf.xml",
+        exported,
+    )
+
+
+def test_an_int8_graph_computes_with_exactly_the_packed_symbols(whole, fast, tmp_path: Path) -> None:
+    _, tensors = whole
+    unpacked = packing.to_openvino(fast[0], tmp_path)
+    stored = {weight.tobytes() for weight in footprint.convolution_weights(unpacked)}
+    kept = [t for t in tensors.values() if t.symbols.ndim == 4 and np.abs(t.symbols).max() <= 127]
+    assert len(kept) > 50
+    assert all(tensor.symbols.astype(np.int8).tobytes() in stored for tensor in kept)
+
+
+def test_an_int8_graph_adds_little_and_detects_like_the_one_it_came_from(whole, fast, tmp_path: Path) -> None:
+    packed_file, by_nncf, _ = fast
+    assert packed_file.stat().st_size < whole[0].stat().st_size + 80_000
+    detector = OpenVinoDetector(packing.to_openvino(packed_file, tmp_path), THREADS)
+    assert detector.execution_precision == "int8, rest f32"
+    batch = np.random.default_rng(0).random((1, 3, 640, 640), dtype=np.float32)
+    boxes, theirs = (d(batch)[:, :4] for d in (detector, OpenVinoDetector(by_nncf, THREADS)))
+    assert np.abs(boxes - theirs).mean() < 8  # pixels of 640; activations have one scale for all boxes
+
+
+def test_the_float_export_has_the_packed_weights(whole, fast) -> None:
+    stored = sorted(weight.sum(dtype=np.float64) for weight in footprint.convolution_weights(fast[2]))
+    ours = sorted(t.values().sum(dtype=np.float64) for t in whole[1].values() if t.symbols.ndim == 4)
+    assert np.allclose([s for s in stored if s != 120], ours, atol=1e-3)  # 120 = 0 + … + 15 decodes distances
+
+
+def test_a_forged_graph_is_refused(fast, tmp_path: Path) -> None:
+    data, generator = fast[0].read_bytes(), np.random.default_rng(0)
+    forged = tmp_path / "forged.mcpk"
+    length = header_of(data)["graphs"]["int8"][0]
+    for _ in range(40):
+        edited = bytearray(data)
+        edited[-32 - int(generator.integers(1, length))] ^= int(generator.integers(1, 256))
+        forged.write_bytes(resealed(bytes(edited)))
+        with pytest.raises(PackedCheckpointError):
+            packing.to_openvino(forged, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_a_graph_says_so(whole, tmp_path: Path) -> None:
+    with pytest.raises(PackedCheckpointError, match="no INT8 graph"):
+        packing.to_openvino(whole[0], tmp_path)
+    with pytest.raises(PackedCheckpointError, match="precision must be"):
+        packing.to_openvino(whole[0], tmp_path, "int4")
+
+
+def test_zeros_are_counted_on_the_packed_file(whole) -> None:
+    path, tensors = whole
+    symbols = [t.symbols for t in tensors.values() if t.symbols.ndim == 4]
+    zeros = sum((s == 0).sum() for s in symbols)
+    assert footprint.sparsity(path) == zeros / sum(s.size for s in symbols)
 
 
 def test_a_model_of_another_shape_is_refused_on_loading(tmp_path: Path) -> None:
