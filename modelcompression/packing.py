@@ -35,7 +35,9 @@ The header is an object with the keys
   OpenVINO with quantized activations, so that no image is needed to run in INT8. It is an LZMA stream (xz)
   of: length of a list (4 bytes), the list as JSON, length of OpenVINO's ``.xml`` (4 bytes), the ``.xml``,
   and its ``.bin``. Of the ``.bin`` all parts are zeroed that follow from the tensors; the list names them as
-  ``[offset, role, tensor name]``, the role being ``symbols`` (as int8), ``steps`` or ``bias`` (as float32).
+  ``[offset, role, tensor name]``, the role being ``symbols`` (as int8), ``scales`` or ``bias`` (as float32).
+  The scales are the steps, except in channels with a symbol beyond ±127: these are divided by
+  largest / 127, rounded, and the scale multiplied by it.
 
 All symbols of a file share one :class:`.coding.Coder`, all exponents another, in the order of ``tensors``;
 columns of a convolution's matrix are grouped by input channel. There is no pickle and nothing to
@@ -154,8 +156,8 @@ def save(
             taken from it and stored as float16.
         tensors: by parameter name, what replaces the model's weights.
         int8: the execution graph of that model quantized by NNCF, for :func:`to_openvino`. Its convolutions
-            then compute with exactly the packed symbols where these fit into int8. Biases that differ from
-            the packed ones (by NNCF's bias correction) are stored with the graph.
+            then compute with exactly the packed symbols, in channels where these fit into int8. Biases that
+            differ from the packed ones (by NNCF's bias correction) are stored with the graph.
 
     Raises:
         PackedCheckpointError: a tensor does not fit the model, or does not fit the format.
@@ -411,11 +413,9 @@ def _insert_symbols(graph: openvino.Model, tensors: Mapping[str, Grid | Codebook
         if name is None:
             continue  # the constant that decodes box distances
         grid = grids[name]
-        if np.abs(grid.symbols).max() > 127:
-            continue  # finer than int8: such a layer keeps its int8 weights in the graph
-        column = steps(grid.exponents).reshape(factor.data.shape)
-        stored.output(0).replace(ops.constant(grid.symbols.astype(np.int8)).output(0))
-        scaled.input(1).replace_source_output(ops.constant(column).output(0))
+        symbols, scales = _as_int8(grid)
+        stored.output(0).replace(ops.constant(symbols).output(0))
+        scaled.input(1).replace_source_output(ops.constant(scales.reshape(factor.data.shape)).output(0))
 
 
 def _nearest(values: np.ndarray, grids: Mapping[str, Grid]) -> str | None:
@@ -434,15 +434,23 @@ def _nearest(values: np.ndarray, grids: Mapping[str, Grid]) -> str | None:
     return best
 
 
+def _as_int8(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """int8 symbols and the float32 scale of each channel: the grid itself, where it fits into int8.
+
+    A channel with larger symbols is rounded once more, so that its largest one becomes ±127.
+    """
+    shape = (-1,) + (1,) * (grid.symbols.ndim - 1)
+    largest = np.abs(grid.symbols).reshape(len(grid.symbols), -1).max(1)
+    shrink = np.maximum(largest, 127) / 127  # float64, the same on every platform
+    symbols = np.rint(grid.symbols / shrink.reshape(shape)).astype(np.int8)
+    return symbols, (steps(grid.exponents) * shrink).astype(np.float32)
+
+
 def _derived(name: str, tensor: Grid | Codebook | Half | np.ndarray) -> dict[str, bytes]:
     """The parts of a graph's ``.bin`` that follow from one tensor."""
     if isinstance(tensor, Grid) and tensor.symbols.ndim == 4:
-        if np.abs(tensor.symbols).max() > 127:
-            return {}
-        return {
-            "symbols": tensor.symbols.astype(np.int8).tobytes(),
-            "steps": steps(tensor.exponents).astype("<f4").tobytes(),
-        }
+        symbols, scales = _as_int8(tensor)
+        return {"symbols": symbols.tobytes(), "scales": scales.astype("<f4").tobytes()}
     if name.endswith(".bias"):
         values = tensor.astype(np.float16) if isinstance(tensor, np.ndarray) else tensor.values()
         return {"bias": values.astype("<f4").tobytes()}

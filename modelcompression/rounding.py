@@ -18,7 +18,7 @@ moment of such gradients is the Gauss-Newton matrix of the distance between two 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -219,11 +219,14 @@ def _patches(feature_map: torch.Tensor, module: nn.Conv2d, positions: torch.Tens
 # --- rounding ---------------------------------------------------------------------------------
 
 
-def nearest(weight: torch.Tensor, steps: torch.Tensor, largest: int | None = None) -> torch.Tensor:
+def nearest(
+    weight: torch.Tensor, steps: torch.Tensor, largest: int | torch.Tensor | None = None
+) -> torch.Tensor:
     """(rows, n) weights → the nearest symbols q of ``q · steps``, limited to -largest - 1 … largest.
 
     Args:
         steps: (rows,), positive.
+        largest: one number, or one for each row.
 
     Returns:
         (rows, n) float64 of whole numbers.
@@ -236,7 +239,7 @@ def feedback(
     weight: torch.Tensor,
     steps: torch.Tensor,
     factor: Factor,
-    largest: int | None = None,
+    largest: int | torch.Tensor | None = None,
     price: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Rounding with second-order error feedback (GPTQ).
@@ -245,7 +248,7 @@ def feedback(
         weight: (rows, n).
         steps: (rows,), positive.
         factor: of :func:`inverse_factor`.
-        largest: symbols are limited to -largest - 1 … largest.
+        largest: symbols are limited to -largest - 1 … largest; one number, or one for each row.
         price: (rows, n) bits that one more unit of magnitude costs. A symbol is then made smaller where
             the saved bits are worth more than the error, at the exchange rate of high-rate theory.
 
@@ -300,7 +303,10 @@ def with_feedback(
 
 
 def best_of_both(
-    weight: torch.Tensor, steps: torch.Tensor, hessian: torch.Tensor, largest: int | None = None
+    weight: torch.Tensor,
+    steps: torch.Tensor,
+    hessian: torch.Tensor,
+    largest: int | torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Feedback or nearest, for each row whichever has the smaller ``output_error``: feedback is greedy.
 
@@ -312,6 +318,29 @@ def best_of_both(
     )
     errors = [output_error(c * steps.double()[:, None] - weight.double(), hessian) for c in candidates]
     return torch.where((errors[0] <= errors[1])[:, None], *candidates)
+
+
+def feedback_best_step(
+    weight: torch.Tensor,
+    candidates: Sequence[torch.Tensor],
+    hessian: torch.Tensor,
+    factor: Factor,
+    largest: int | torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`feedback` with each of several steps; every channel keeps the one with the least output error.
+
+    Args:
+        candidates: steps, (rows,) each.
+        hessian: (n, n), to judge by.
+
+    Returns:
+        symbols (rows, n) and steps (rows,).
+    """
+    found = [feedback(weight, steps, factor, largest) for steps in candidates]
+    changes = [q * steps[:, None] - weight for q, steps in zip(found, candidates, strict=True)]
+    best = torch.stack([output_error(change, hessian) for change in changes]).argmin(0)
+    rows = torch.arange(len(weight))
+    return torch.stack(found)[best, rows], torch.stack([*candidates])[best, rows]
 
 
 def inverse_factor(hessian: torch.Tensor, damping: float = DAMPING) -> Factor:
@@ -338,15 +367,13 @@ def output_error(change: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
     return ((change.double() @ hessian.double()) * change.double()).sum(1)
 
 
-def expected_distance(change: torch.Tensor, statistics: Statistics) -> float:
-    """How far (rows, n) changes of one layer's weights will move the detections, in nats an image.
+def expected_distance(change: torch.Tensor, statistics: Statistics) -> torch.Tensor:
+    """(rows,): how far (rows, n) changes of one layer will move the detections, in nats an image.
 
     Half of ``output_error``, each row by its own sensitivity instead of the layer's.
     """
-    diagonal = float(statistics.hessian.diagonal().mean())
-    if not diagonal:
-        return 0.0
-    return float(output_error(change, statistics.hessian) @ statistics.sensitivity) / (2 * diagonal)
+    diagonal = float(statistics.hessian.diagonal().mean()) or 1.0
+    return output_error(change, statistics.hessian) * statistics.sensitivity / (2 * diagonal)
 
 
 def bias_correction(change: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
@@ -357,8 +384,12 @@ def bias_correction(change: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
 # --- steps ------------------------------------------------------------------------------------
 
 
-def steps_for_bits(weight: torch.Tensor, bits: int, hessian: torch.Tensor | None = None) -> torch.Tensor:
+def steps_for_bits(
+    weight: torch.Tensor, bits: int | torch.Tensor, hessian: torch.Tensor | None = None
+) -> torch.Tensor:
     """(rows,) float64: a step for each output channel so that its weights fit into ``bits`` bits.
+
+    ``bits`` is one number, or one for each channel.
 
     Without a Hessian, the largest weight is just inside. With one, larger weights may be clipped where
     that lowers the total error of rounding to nearest, inputs weighted by the Hessian's diagonal.
@@ -377,49 +408,49 @@ def steps_for_bits(weight: torch.Tensor, bits: int, hessian: torch.Tensor | None
     return full * torch.from_numpy(CLIPPING[::-1].copy())[best]
 
 
-def largest_symbol(bits: int) -> int:
-    """Symbols of b bits are -2^(b-1) … 2^(b-1) - 1."""
-    if not 2 <= bits <= 16:
+def largest_symbol(bits: int | torch.Tensor) -> int | torch.Tensor:
+    """Symbols of b bits are -2^(b-1) … 2^(b-1) - 1; for one number of bits or for each channel its own."""
+    if not 2 <= int(torch.as_tensor(bits).min()) <= int(torch.as_tensor(bits).max()) <= 16:
         raise RoundingError(f"bits must be 2…16, not {bits}")
     return 2 ** (bits - 1) - 1
 
 
 def allot(
-    costs: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], mean_bits: float
-) -> dict[str, int]:
-    """Bits for each layer so that the sum of the costs is small at a given mean.
+    costs: Mapping[str, torch.Tensor], sizes: Mapping[str, int], choices: Sequence[int], mean_bits: float
+) -> dict[str, torch.Tensor]:
+    """Bits for each output channel so that the sum of the costs is small at a given mean.
 
-    Greedy from the cheapest choice up: the layer gets more bits next where a bit saves most. That is
-    optimal where costs are convex in bits (Shoham & Gersho 1988).
+    Each channel takes the bits that minimise cost + λ · bits · n, with one price λ of a bit for all, found by
+    bisection: no other choice of that many bits costs less (Shoham & Gersho 1988).
 
     Args:
-        costs: by layer, the cost of each choice of bits.
-        sizes: by layer, its number of weights.
+        costs: by layer (rows, len(choices)), what each choice of bits costs a channel.
+        sizes: by layer, the weights n of one channel.
+        choices: bits, ascending.
         mean_bits: bits a weight on average, at most.
+
+    Returns:
+        by layer (rows,) int64.
 
     Raises:
         RoundingError: even the fewest bits are above that mean.
     """
-    chosen = {name: min(choices) for name, choices in costs.items()}
-    left = mean_bits * sum(sizes.values()) - sum(sizes[name] * bits for name, bits in chosen.items())
-    if left < 0:
-        raise RoundingError(f"a mean of {mean_bits:g} bits is below the fewest bits of every layer")
+    if mean_bits < choices[0]:
+        raise RoundingError(f"a mean of {mean_bits:g} bits is below the {choices[0]} of the smallest choice")
+    bits = torch.tensor(choices)
+    total = sum(sizes[name] * len(cost) for name, cost in costs.items())
 
-    def slope(name: str, bits: int) -> float:
-        return (costs[name][chosen[name]] - costs[name][bits]) / ((bits - chosen[name]) * sizes[name])
+    def chosen(price: float) -> dict[str, torch.Tensor]:
+        return {n: bits[(cost + price * sizes[n] * bits).argmin(1)] for n, cost in costs.items()}
 
-    while True:
-        steps = [
-            (slope(name, bits), name, bits)
-            for name, choices in costs.items()
-            for bits in choices
-            if bits > chosen[name] and (bits - chosen[name]) * sizes[name] <= left
-        ]
-        gain, name, bits = max(steps, default=(0.0, "", 0))
-        if gain <= 0:
-            return chosen
-        left -= (bits - chosen[name]) * sizes[name]
-        chosen[name] = bits
+    def mean(found: Mapping[str, torch.Tensor]) -> float:
+        return sum(float(b.sum()) * sizes[name] for name, b in found.items()) / total
+
+    low, high = -60.0, 60.0  # log2 of the price
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(chosen(2**middle)) > mean_bits else (low, middle)
+    return chosen(2**high)
 
 
 def effective_sensitivity(statistics: Statistics, factor: Factor) -> torch.Tensor:
@@ -433,8 +464,12 @@ def effective_sensitivity(statistics: Statistics, factor: Factor) -> torch.Tenso
     return statistics.sensitivity * (left / mean if mean > 0 else 1.0)
 
 
-def _limited(symbols: torch.Tensor, largest: int | None) -> torch.Tensor:
-    return symbols if largest is None else symbols.clamp(-largest - 1, largest)
+def _limited(symbols: torch.Tensor, largest: int | torch.Tensor | None) -> torch.Tensor:
+    if largest is None:
+        return symbols
+    bound = torch.as_tensor(largest, dtype=symbols.dtype)
+    bound = bound.reshape(bound.shape + (1,) * (symbols.ndim - bound.ndim)) if bound.ndim else bound
+    return torch.minimum(torch.maximum(symbols, -bound - 1), bound)
 
 
 def _check(weight: torch.Tensor, steps: torch.Tensor) -> None:

@@ -1,5 +1,7 @@
 """Rounding: never worse than nearest where it counts, exact where it can be, calm about odd layers."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,18 @@ def test_clipping_is_searched_per_channel_and_never_hurts() -> None:
     assert searched[3] < full[3]
 
 
+def test_the_best_step_of_each_channel_is_kept() -> None:
+    weight, hessian = layer(6, rows=12)
+    factor, full = rounding.inverse_factor(hessian), rounding.steps_for_bits(weight, 3)
+    shares = (0.5, 0.75, 1.0)
+    symbols, steps = rounding.feedback_best_step(weight, [full * s for s in shares], hessian, factor, 3)
+    found = error(symbols, steps, weight, hessian)
+    for share in shares:
+        alone = rounding.feedback(weight, full * share, factor, 3)
+        assert (found <= error(alone, full * share, weight, hessian) * (1 + 1e-9)).all()
+    assert set((steps / full).round(decimals=6).tolist()) <= set(shares)
+
+
 def test_bias_correction_keeps_the_mean_output() -> None:
     weight, mean = torch.randn(4, 9).double(), torch.rand(9).double()
     change = rounding.nearest(weight, torch.ones(4)) - weight
@@ -115,13 +129,34 @@ def test_bias_correction_keeps_the_mean_output() -> None:
 
 
 def test_bits_go_where_the_detections_are_sensitive() -> None:
-    scales = {"sensitive": 1e4, "tough": 1.0}
-    costs = {
-        name: {bits: scale * 4.0**-bits for bits in (2, 3, 4, 5, 6, 8)} for name, scale in scales.items()
-    }
-    found = rounding.allot(costs, {"sensitive": 1600, "tough": 1600}, mean_bits=4)
-    assert found["sensitive"] > found["tough"]
-    assert (found["sensitive"] + found["tough"]) / 2 <= 4
+    choices = [2, 3, 4, 5, 6, 8]
+    curve = torch.tensor([4.0**-bits for bits in choices])
+    costs = {"sensitive": curve * torch.tensor([[1e4], [1e2]]), "tough": curve.expand(2, -1)}
+    found = rounding.allot(costs, {"sensitive": 100, "tough": 100}, choices, mean_bits=4)
+    assert found["sensitive"][0] > found["sensitive"][1] >= found["tough"].max()
+    spent = torch.cat(list(found.values())).double().mean()
+    assert 3 < spent <= 4
+
+
+def test_no_other_allotment_of_as_many_bits_costs_less() -> None:
+    choices, generator = [2, 3, 4], torch.Generator().manual_seed(0)
+    costs = torch.rand(4, 1, generator=generator) * torch.tensor([[9.0, 3.0, 1.0]])
+    found = rounding.allot({"a": costs}, {"a": 10}, choices, mean_bits=3)["a"]
+    cost = sum(float(costs[row, choices.index(int(b))]) for row, b in enumerate(found))
+    every = itertools.product(range(3), repeat=4)
+    rivals = [
+        sum(float(costs[r, c]) for r, c in enumerate(pick)) for pick in every if 8 + sum(pick) <= found.sum()
+    ]
+    assert cost <= min(rivals) + 1e-6
+
+
+def test_each_channel_may_have_its_own_bits() -> None:
+    weight, hessian = layer(5, rows=3)
+    bits = torch.tensor([2, 4, 8])
+    steps, largest = rounding.steps_for_bits(weight, bits, hessian), rounding.largest_symbol(bits)
+    found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian), largest)
+    assert (found.amax(1) <= largest).all() and (found.amin(1) >= -largest - 1).all()
+    assert found[2].abs().max() > 16
 
 
 @pytest.mark.parametrize(
@@ -136,7 +171,7 @@ def test_bits_go_where_the_detections_are_sensitive() -> None:
         (lambda: rounding.inverse_factor(torch.full((2, 2), torch.nan)), "not finite"),
         (lambda: rounding.largest_symbol(1), "bits must be"),
         (lambda: rounding.collect(nn.Identity(), []), "at least one image"),
-        (lambda: rounding.allot({"a": {4: 1.0}}, {"a": 10}, mean_bits=2), "mean of 2 bits"),
+        (lambda: rounding.allot({"a": torch.ones(1, 1)}, {"a": 10}, [4], mean_bits=2), "mean of 2 bits"),
     ],
 )
 def test_wrong_input_is_one_clear_line(call, reason: str) -> None:
