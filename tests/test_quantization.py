@@ -1,4 +1,4 @@
-"""INT8 models: the published numbers against their references, and the methods of homework 2 in small."""
+"""The published numbers against their references, and the INT8 methods of homework 2 in small."""
 
 import csv
 import dataclasses
