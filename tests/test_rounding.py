@@ -208,12 +208,25 @@ def test_a_model_that_ran_in_inference_mode_is_refused(weights, demo) -> None:
         rounding.collect(model, [image])
 
 
-def test_statistics_are_deterministic(fresh, demo, statistics) -> None:
+def test_statistics_repeat_up_to_the_order_of_float_sums(fresh, demo, statistics) -> None:
     image = to_batch(letterbox(demo.samples[0].path, 160)[0])
     again = rounding.collect(fresh, [image], positions=100)
+    other = rounding.collect(fresh, [image], positions=100, seed=1)
+
+    def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a - b).norm() / b.norm())
+
     for name, found in statistics.items():
-        assert torch.equal(found.hessian, again[name].hessian)
-        assert torch.equal(found.sensitivity, again[name].sensitivity)
+        assert difference(again[name].hessian, found.hessian) < 1e-3
+        assert difference(again[name].sensitivity, found.sensitivity) < 1e-3
+        assert difference(other[name].sensitivity, found.sensitivity) > 0.02
+
+
+def test_rounding_is_deterministic() -> None:
+    weight, hessian = layer(7, rows=16)
+    steps = rounding.steps_for_bits(weight, 3, hessian)
+    first, second = (rounding.feedback(weight, steps, rounding.inverse_factor(hessian), 3) for _ in range(2))
+    assert torch.equal(first, second)
 
 
 def test_patches_are_what_the_convolution_sees(eager) -> None:
