@@ -29,7 +29,11 @@ The header is an object with the keys
     weight is ``float32(q) · step``;
   - ``codebook``, two sections: symbols coded in the same way, and the float16 centroids. The weight is
     ``centroids[q + z]``, where z is the index of the centroid with the smallest magnitude (the first one);
+  - ``sparse``, two sections: which weights are not zero, as symbols 0 and 1 coded in the same way, and these
+    weights as float16;
   - ``half``, one section: the weights as float16.
+
+  Convolutions may have fewer channels than the architecture says (structured pruning), never more.
 
 * ``graphs``: ``{}`` or ``{"int8": [length]}``, one more section behind the tensors': an execution graph for
   OpenVINO with quantized activations, so that no image is needed to run in INT8. It is an LZMA stream (xz)
@@ -46,6 +50,7 @@ execute. Every length is checked before it is used, the digest before anything e
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import lzma
@@ -116,6 +121,20 @@ class Codebook:
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """Weights of which many are exactly zero; only the others are stored.
+
+    halves: float16, of the weight's shape.
+    """
+
+    halves: np.ndarray
+
+    def values(self) -> np.ndarray:
+        """float32 weights."""
+        return self.halves.astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Half:
     """Weights stored as float16."""
 
@@ -146,7 +165,7 @@ def exponents(steps: np.ndarray) -> np.ndarray:
 def save(
     path: Path | str,
     model: torch.nn.Module,
-    tensors: Mapping[str, Grid | Codebook],
+    tensors: Mapping[str, Grid | Codebook | Sparse],
     int8: openvino.Model | None = None,
 ) -> Path:
     """Write a packed checkpoint. The same input gives the same bytes.
@@ -186,7 +205,7 @@ def save(
 
 
 def _encoded(
-    tensor: Grid | Codebook | np.ndarray, shape: tuple[int, ...], coders: tuple[Coder, Coder]
+    tensor: Grid | Codebook | Sparse | np.ndarray, shape: tuple[int, ...], coders: tuple[Coder, Coder]
 ) -> tuple[str, list[bytes]]:
     """Kind and sections of one tensor."""
     if isinstance(tensor, Grid):
@@ -214,6 +233,14 @@ def _encoded(
             coders[0].encode(centred.reshape(matrix), group),
             centroids.astype("<f2").tobytes(),
         ]
+    if isinstance(tensor, Sparse):
+        halves = tensor.halves
+        _require(halves.shape == shape, f"weights of shape {halves.shape}, not {shape}")
+        _require(halves.dtype == np.float16, f"weights must be float16, not {halves.dtype}")
+        _require(bool(np.isfinite(halves).all()), "a weight is not a finite float16")
+        matrix, group = _matrix(shape)
+        kept = (halves != 0).astype(np.int64).reshape(matrix)
+        return "sparse", [coders[0].encode(kept, group), halves[halves != 0].astype("<f2").tobytes()]
     with np.errstate(over="ignore"):  # refused below
         half = tensor.astype("<f2")
     _require(bool(np.isfinite(half).all()), "a weight is not a finite float16")
@@ -268,14 +295,38 @@ def load(path: Path | str) -> YOLO:
     yolo = YOLO(ARCHITECTURES[0], task="detect")
     yolo.model.names = class_names()
     yolo.model.float().fuse(verbose=False).eval()
-    expected = {name: value.shape for name, value in _parameters(yolo.model).items()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != expected:
-        wrong = sorted(set(found.items()) ^ set(expected.items()))[0]
-        raise PackedCheckpointError(f"{path}: its tensors are not those of YOLOv8n, starting at {wrong[0]}")
     state = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
-    yolo.model.load_state_dict(state, strict=False)
+    try:
+        _fit(yolo.model, state)
+    except PackedCheckpointError as error:
+        raise PackedCheckpointError(f"{path}: {error}") from None
     return yolo
+
+
+def _fit(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Put weights into a model whose convolutions may have more channels than they."""
+    import torch
+
+    from .channels import resize
+
+    expected = _parameters(model)
+    wrong = sorted(set(state) ^ set(expected))
+    _require(not wrong, f"its tensors are not those of YOLOv8n, starting at {wrong[:1]}")
+    for name, value in expected.items():
+        found, full = tuple(state[name].shape), value.shape
+        fits = len(found) == len(full) and found[2:] == full[2:]
+        fits = fits and all(few <= many for few, many in zip(found, full, strict=True))
+        _require(fits, f"its tensors are not those of YOLOv8n, starting at {name}: {found}, not {full}")
+    names = {name.rpartition(".")[0] for name, value in expected.items()}
+    for name in (n for n in names if state[f"{n}.weight"].shape != expected[f"{n}.weight"].shape):
+        resize(model.get_submodule(name), state[f"{name}.weight"], state[f"{name}.bias"])
+    try:
+        model.load_state_dict(state, strict=False)
+        with torch.no_grad():
+            copy.deepcopy(model)(torch.zeros(1, 3, 64, 64))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise PackedCheckpointError(f"channels of neighbouring layers do not fit: {reason}") from None
 
 
 def read(path: Path | str) -> dict[str, np.ndarray]:
@@ -287,7 +338,7 @@ def read(path: Path | str) -> dict[str, np.ndarray]:
     return {name: tensor.values() for name, tensor in tensors(path).items()}
 
 
-def tensors(path: Path | str) -> dict[str, Grid | Codebook | Half]:
+def tensors(path: Path | str) -> dict[str, Grid | Codebook | Sparse | Half]:
     """What a packed checkpoint stores, by parameter name: symbols and steps, not yet weights.
 
     Raises:
@@ -310,7 +361,7 @@ def tensors(path: Path | str) -> dict[str, Grid | Codebook | Half]:
 
 def _decoded(
     kind: str, shape: tuple[int, ...], parts: list[bytes], coders: tuple[Coder, Coder]
-) -> Grid | Codebook | Half:
+) -> Grid | Codebook | Sparse | Half:
     if kind == "half":
         _require(len(parts[0]) == 2 * int(np.prod(shape)), f"{len(parts[0])} bytes for shape {shape}")
         halves = np.frombuffer(parts[0], "<f2").astype(np.float16).reshape(shape)
@@ -318,6 +369,8 @@ def _decoded(
         return Half(halves)
     matrix, group = _matrix(shape)
     symbols = coders[0].decode(parts[0], matrix, group).reshape(shape)
+    if kind == "sparse":
+        return _sparse(symbols, parts[1])
     if kind == "grid":
         differences = coders[1].decode(parts[1], (1, matrix[0]))[0]
         exponents = np.cumsum(differences)
@@ -330,6 +383,17 @@ def _decoded(
     inside = (indices >= 0) & (indices < len(centroids))
     _require(bool(inside.all()), f"an index outside 0…{len(centroids) - 1}")
     return Codebook(indices, centroids)
+
+
+def _sparse(kept: np.ndarray, stored: bytes) -> Sparse:
+    _require(bool(np.isin(kept, (0, 1)).all()), "a weight is neither kept nor removed")
+    count = int(kept.sum())
+    _require(len(stored) == 2 * count, f"{len(stored)} bytes for {count} weights")
+    values = np.frombuffer(stored, "<f2").astype(np.float16)
+    _require(bool(np.isfinite(values).all() and (values != 0).all()), "a kept weight is zero or not finite")
+    halves = np.zeros(kept.shape, np.float16)
+    halves[kept == 1] = values
+    return Sparse(halves)
 
 
 # --- execution graphs ---------------------------------------------------------------------------
@@ -370,7 +434,9 @@ def _exported(yolo: YOLO, folder: Path, half: bool) -> Path:
     return file
 
 
-def _packed_graph(graph: openvino.Model, tensors: Mapping[str, Grid | Codebook | np.ndarray]) -> bytes:
+def _packed_graph(
+    graph: openvino.Model, tensors: Mapping[str, Grid | Codebook | Sparse | np.ndarray]
+) -> bytes:
     """The section of an INT8 graph, after putting the packed symbols into its convolutions."""
     graph = graph.clone()
     _insert_symbols(graph, tensors)
@@ -394,7 +460,9 @@ def _packed_graph(graph: openvino.Model, tensors: Mapping[str, Grid | Codebook |
     return lzma.compress(b"".join(parts), preset=9 | lzma.PRESET_EXTREME)
 
 
-def _insert_symbols(graph: openvino.Model, tensors: Mapping[str, Grid | Codebook | np.ndarray]) -> None:
+def _insert_symbols(
+    graph: openvino.Model, tensors: Mapping[str, Grid | Codebook | Sparse | np.ndarray]
+) -> None:
     """Replace each convolution's int8 weights and scales by the symbols and steps they came from."""
     import openvino.opset13 as ops
 
@@ -446,7 +514,7 @@ def _as_int8(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     return symbols, (steps(grid.exponents) * shrink).astype(np.float32)
 
 
-def _derived(name: str, tensor: Grid | Codebook | Half | np.ndarray) -> dict[str, bytes]:
+def _derived(name: str, tensor: Grid | Codebook | Sparse | Half | np.ndarray) -> dict[str, bytes]:
     """The parts of a graph's ``.bin`` that follow from one tensor."""
     if isinstance(tensor, Grid) and tensor.symbols.ndim == 4:
         symbols, scales = _as_int8(tensor)
@@ -500,7 +568,7 @@ def _prefixed(data: bytes) -> tuple[bytes, bytes]:
     return data[4:end], data[end:]
 
 
-def _place(place: Any, stored: Mapping[str, Grid | Codebook | Half]) -> tuple[int, bytes]:
+def _place(place: Any, stored: Mapping[str, Grid | Codebook | Sparse | Half]) -> tuple[int, bytes]:
     fits = isinstance(place, list) and len(place) == 3 and _naturals(place[:1], 0)
     fits = fits and all(isinstance(text, str) for text in place[1:]) and place[2] in stored
     _require(fits, "the INT8 graph refers to an unknown tensor")
@@ -600,7 +668,7 @@ def _naturals(values: Any, least: int) -> bool:
     return isinstance(values, list) and all(type(v) is int and least <= v < LIMIT for v in values)
 
 
-SECTIONS = {"grid": 2, "codebook": 2, "half": 1}
+SECTIONS = {"grid": 2, "codebook": 2, "sparse": 2, "half": 1}
 
 
 def _check_graphs(graphs: Any) -> None:

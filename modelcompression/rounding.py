@@ -372,8 +372,13 @@ def expected_distance(change: torch.Tensor, statistics: Statistics) -> torch.Ten
 
     Half of ``output_error``, each row by its own sensitivity instead of the layer's.
     """
+    return output_error(change, statistics.hessian) * worth(statistics)
+
+
+def worth(statistics: Statistics) -> torch.Tensor:
+    """(rows,): how far one unit of ``output_error`` moves the detections, in nats an image."""
     diagonal = float(statistics.hessian.diagonal().mean()) or 1.0
-    return output_error(change, statistics.hessian) * statistics.sensitivity / (2 * diagonal)
+    return statistics.sensitivity / (2 * diagonal)
 
 
 def bias_correction(change: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:

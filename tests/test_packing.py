@@ -21,7 +21,7 @@ from torch import nn
 
 from modelcompression import accuracy, footprint, packing
 from modelcompression.detector import OpenVinoDetector, TorchDetector
-from modelcompression.packing import Codebook, Grid, PackedCheckpointError
+from modelcompression.packing import Codebook, Grid, PackedCheckpointError, Sparse
 
 
 class Tiny(nn.Module):
@@ -31,6 +31,7 @@ class Tiny(nn.Module):
         super().__init__()
         self.wide = nn.Conv2d(inputs, outputs, 3)
         self.narrow = nn.Conv2d(outputs, 2, 1, bias=False)
+        self.thin = nn.Conv2d(2, outputs, 3, bias=False)
 
 
 def grid(shape: tuple[int, ...], generator: np.random.Generator, scale: float = 2) -> Grid:
@@ -39,8 +40,12 @@ def grid(shape: tuple[int, ...], generator: np.random.Generator, scale: float = 
     return Grid(symbols, generator.integers(-80, 8, rows))
 
 
-def packed(path: Path, seed: int = 0) -> tuple[Path, dict[str, Grid | Codebook]]:
-    """A small file with all three kinds of tensors."""
+def sparse(shape: tuple[int, ...], generator: np.random.Generator, zeros: float) -> Sparse:
+    return Sparse((generator.normal(size=shape) * (generator.random(shape) >= zeros)).astype(np.float16))
+
+
+def packed(path: Path, seed: int = 0) -> tuple[Path, dict[str, Grid | Codebook | Sparse]]:
+    """A small file with all kinds of tensors."""
     generator, model = np.random.default_rng(seed), Tiny()
     tensors = {
         "wide.weight": grid((4, 3, 3, 3), generator),
@@ -48,6 +53,7 @@ def packed(path: Path, seed: int = 0) -> tuple[Path, dict[str, Grid | Codebook]]
         "narrow.weight": Codebook(
             generator.integers(0, 5, (2, 4, 1, 1)), np.sort(generator.normal(size=5)).astype(np.float16)
         ),
+        "thin.weight": sparse((4, 2, 3, 3), generator, 0.5),
     }
     return packing.save(path, model, tensors), tensors
 
@@ -63,6 +69,7 @@ def test_any_tensor_of_any_kind_comes_back_exactly(tmp_path_factory, seed, outpu
     tensors = {
         "wide.weight": grid((outputs, inputs, 3, 3), generator, scale),
         "narrow.weight": Codebook(generator.integers(0, k, (2, outputs, 1, 1)), centroids),
+        "thin.weight": sparse((outputs, 2, 3, 3), generator, k / 300),
     }
     path = packing.save(tmp_path_factory.mktemp("packed") / "x.mcpk", model, tensors)
     found = packing.read(path)
@@ -70,6 +77,18 @@ def test_any_tensor_of_any_kind_comes_back_exactly(tmp_path_factory, seed, outpu
         assert found[name].dtype == np.float32 and np.array_equal(found[name], tensor.values())
     bias = model.wide.bias.detach().numpy()
     assert np.array_equal(found["wide.bias"], bias.astype(np.float16).astype(np.float32))
+
+
+def test_zeros_cost_no_more_than_a_bit_and_save_sixteen(tmp_path: Path) -> None:
+    generator, model = np.random.default_rng(0), Tiny(256, 256)
+    sizes = {}
+    for zeros in (0, 0.1, 0.5, 0.9):
+        tensors = {"wide.weight": sparse((256, 256, 3, 3), generator, zeros)}
+        sizes[zeros] = packing.inspect(packing.save(tmp_path / "x.mcpk", model, tensors))["bits each"].iloc[0]
+    entropy = {z: -z * np.log2(z) - (1 - z) * np.log2(1 - z) for z in (0.1, 0.5, 0.9)}
+    assert sizes[0] < 16.2
+    for zeros, bits in entropy.items():
+        assert sizes[zeros] == pytest.approx(16 * (1 - zeros) + bits, rel=0.02)
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -1,0 +1,259 @@
+"""Structured pruning: whole channels go, so every runtime really computes less.
+
+A channel can only leave together with all that reads it. :func:`groups` follows YOLOv8's graph through
+concatenations, upsampling and pooling: for each convolution whose output may get narrower, the input
+channels of other convolutions that hold it. Channels that are added up (residual connections) or split stay.
+
+What a channel costs is its second-order cost in the layers that read it: with ``H`` the second moment of
+their inputs, B the columns of one channel and A all that are left,
+
+    tr( W_B ((H_AA⁻¹)_BB)⁻¹ W_Bᵀ )
+
+is what removing it changes after a least-squares refit of the other columns (the block form of Optimal Brain
+Surgeon, Hassibi & Stork 1993). It is weighed against the multiplications saved.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect
+
+from .rounding import DAMPING, Statistics, convolutions, worth
+
+
+class ChannelError(ValueError):
+    """The wish cannot be carried out on this model; the message says why."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A convolution whose output channels can leave, and all that reads them.
+
+    producer: name of the convolution.
+    readers: (name of a convolution, its input channel that holds the producer's first one), in order.
+    """
+
+    producer: str
+    readers: tuple[tuple[str, int], ...]
+
+
+def groups(model: nn.Module) -> list[Group]:
+    """All convolutions of a YOLOv8 model that can get narrower.
+
+    Args:
+        model: ultralytics' detection model, BatchNorm folded.
+    """
+    return [Group(producer, tuple(readers)) for producer, readers in _couplings(model.model) if readers]
+
+
+def _couplings(layers: nn.Sequential) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    for layer in layers:
+        name = f"model.{layer.i}"
+        if isinstance(layer, Conv):
+            yield f"{name}.conv", _readers(layers, layer.i)
+        elif isinstance(layer, C2f):
+            width, blocks = layer.m[0].cv2.conv.out_channels, len(layer.m)
+            for number in range(blocks):
+                yield f"{name}.m.{number}.cv1.conv", [(f"{name}.m.{number}.cv2.conv", 0)]
+            if not layer.m[-1].add:
+                yield f"{name}.m.{blocks - 1}.cv2.conv", [(f"{name}.cv2.conv", (1 + blocks) * width)]
+            yield f"{name}.cv2.conv", _readers(layers, layer.i)
+        elif isinstance(layer, SPPF):
+            width = layer.cv1.conv.out_channels
+            yield f"{name}.cv1.conv", [(f"{name}.cv2.conv", part * width) for part in range(4)]
+            yield f"{name}.cv2.conv", _readers(layers, layer.i)
+        elif isinstance(layer, Detect):
+            for branch in ("cv2", "cv3"):
+                for scale in range(layer.nl):
+                    chain = f"{name}.{branch}.{scale}"
+                    yield f"{chain}.0.conv", [(f"{chain}.1.conv", 0)]
+                    yield f"{chain}.1.conv", [(f"{chain}.2", 0)]
+
+
+def _readers(layers: nn.Sequential, index: int) -> list[tuple[str, int]]:
+    """The convolutions that read the output of a layer, and where its first channel is among their inputs."""
+    found = []
+    for layer in layers[index + 1 :]:
+        sources = _sources(layer)
+        if index not in sources:
+            continue
+        name = f"model.{layer.i}"
+        if isinstance(layer, Conv):
+            found.append((f"{name}.conv", 0))
+        elif isinstance(layer, C2f | SPPF):
+            found.append((f"{name}.cv1.conv", 0))
+        elif isinstance(layer, Detect):
+            scale = sources.index(index)
+            found += [(f"{name}.{branch}.{scale}.0.conv", 0) for branch in ("cv2", "cv3")]
+        else:
+            before = sources[: sources.index(index)] if isinstance(layer, Concat) else []
+            offset = sum(_width(layers, source) for source in before)
+            found += [(reader, offset + first) for reader, first in _readers(layers, layer.i)]
+    return found
+
+
+def _sources(layer: nn.Module) -> list[int]:
+    """Numbers of the layers that a layer reads; ultralytics writes -1 for the one before."""
+    sources = [layer.f] if isinstance(layer.f, int) else layer.f
+    return [layer.i - 1 if source == -1 else source for source in sources]
+
+
+def _width(layers: nn.Sequential, index: int) -> int:
+    """Output channels of a layer."""
+    layer = layers[index]
+    if isinstance(layer, Conv):
+        return layer.conv.out_channels
+    if isinstance(layer, C2f | SPPF):
+        return layer.cv2.conv.out_channels
+    return sum(_width(layers, source) for source in _sources(layer))
+
+
+def positions(model: nn.Module, size: int = 640) -> dict[str, int]:
+    """By convolution, the output positions on a square image: multiplications = positions · weights."""
+    found = {}
+
+    def remember(name: str):
+        return lambda module, inputs, output: found.__setitem__(name, output[0, 0].numel())
+
+    probed = copy.deepcopy(model)  # since the head remembers the size it has seen
+    for name, module in convolutions(probed).items():
+        module.register_forward_hook(remember(name))
+    with torch.no_grad():
+        probed(torch.zeros(1, 3, size, size))
+    return found
+
+
+def multiplications(model: nn.Module, size: int = 640) -> int:
+    """Multiply-accumulate operations of all convolutions for one square image."""
+    where = positions(model, size)
+    return sum(where[name] * module.weight.numel() for name, module in convolutions(model).items())
+
+
+# --- narrowing --------------------------------------------------------------------------------
+
+
+class Narrowing:
+    """Takes channels from a model where they cost least for the multiplications they save.
+
+    Args:
+        model: as for :func:`groups`; it is not changed.
+        statistics: of :func:`.rounding.collect`.
+        unit: channels that go together. Runtimes compute in vectors of 8 or 16 channels, so less than a
+            whole one saves nothing.
+    """
+
+    def __init__(self, model: nn.Module, statistics: Mapping[str, Statistics], unit: int = 16) -> None:
+        self.model, self.statistics, self.unit = model, statistics, unit
+        self.groups = groups(model)
+        self.layers = convolutions(model)
+        self.positions = positions(model)
+        self.outputs = {n: torch.ones(m.out_channels, dtype=torch.bool) for n, m in self.layers.items()}
+        self.inputs = {n: torch.ones(m.in_channels, dtype=torch.bool) for n, m in self.layers.items()}
+        self._costs: dict[str, torch.Tensor] = {}
+
+    def multiplications(self) -> int:
+        """Of all convolutions, with the channels that are left."""
+        return sum(self._multiplications(name) for name in self.layers)
+
+    def narrow(self, share: float) -> None:
+        """Remove channels until only this share of the original's multiplications is left.
+
+        Raises:
+            ChannelError: every layer is down to its last unit before that.
+        """
+        target = share * sum(self.positions[n] * m.weight.numel() for n, m in self.layers.items())
+        while self.multiplications() > target:
+            candidates = [c for group in self.groups if (c := self._candidate(group)) is not None]
+            if not candidates:
+                raise ChannelError(f"a share of {share:g} needs layers of less than {self.unit} channels")
+            _, group, channels = min(candidates, key=lambda c: c[0])
+            self._remove(group, channels)
+
+    def model_now(self) -> nn.Module:
+        """A new model with the channels that are left, all layers refitted to what they still read."""
+        narrowed = copy.deepcopy(self.model)
+        for name, module in convolutions(narrowed).items():
+            weight, bias = self._refitted(name)
+            rows = self.outputs[name]
+            columns = self.inputs[name]
+            resize(module, weight[rows][:, columns], bias[rows])
+        return narrowed
+
+    def _candidate(self, group: Group) -> tuple[float, Group, torch.Tensor] | None:
+        """Cost per multiplication, the group, and the channels that would go."""
+        left = self.outputs[group.producer]
+        if int(left.sum()) <= self.unit:
+            return None
+        costs = torch.zeros(len(left), dtype=torch.float64)
+        for reader, first in group.readers:
+            costs += self._reader_costs(reader)[first : first + len(left)]
+        costs[~left] = torch.inf
+        channels = costs.argsort(stable=True)[: self.unit]
+        rows = int(left.sum())
+        saved = self._multiplications(group.producer) * self.unit / rows
+        for reader, _ in group.readers:
+            saved += self._multiplications(reader) * self.unit / int(self.inputs[reader].sum())
+        return float(costs[channels].sum()) / saved, group, channels
+
+    def _remove(self, group: Group, channels: torch.Tensor) -> None:
+        self.outputs[group.producer][channels] = False
+        self._costs.pop(group.producer, None)
+        for reader, first in group.readers:
+            self.inputs[reader][channels + first] = False
+            self._costs.pop(reader, None)
+
+    def _multiplications(self, name: str) -> int:
+        module = self.layers[name]
+        kernel = module.weight[0, 0].numel()
+        return self.positions[name] * int(self.outputs[name].sum()) * int(self.inputs[name].sum()) * kernel
+
+    def _system(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Kept columns, the damped Hessian among them, the refitted weights (rows, columns)."""
+        module, found = self.layers[name], self.statistics[name]
+        kernel = module.weight[0, 0].numel()
+        columns = self.inputs[name].repeat_interleave(kernel).nonzero()[:, 0]
+        mean = float(found.hessian.diagonal().mean())
+        damping = DAMPING * (mean if mean > 0 else 1.0) * torch.eye(len(found.hessian), dtype=torch.float64)
+        hessian = found.hessian + damping
+        wanted = module.weight.detach().flatten(1).double() @ hessian[:, columns]
+        inner = hessian[columns][:, columns]
+        return columns, inner, torch.linalg.solve(inner, wanted.T).T
+
+    def _reader_costs(self, name: str) -> torch.Tensor:
+        """(in_channels,): what each input channel still read costs, nats an image; infinite for others."""
+        if name not in self._costs:
+            kernel = self.layers[name].weight[0, 0].numel()
+            _, inner, weight = self._system(name)
+            rows = self.outputs[name]
+            inverse = torch.linalg.inv(inner)
+            channels = len(inner) // kernel
+            blocks = inverse.reshape(channels, kernel, channels, kernel)
+            blocks = blocks[torch.arange(channels), :, torch.arange(channels)]
+            parts = weight[rows].reshape(-1, channels, kernel).permute(1, 2, 0)  # (channels, kernel, rows)
+            squares = (parts * torch.linalg.solve(blocks, parts)).sum(1)
+            costs = torch.full((len(self.inputs[name]),), torch.inf, dtype=torch.float64)
+            costs[self.inputs[name]] = squares @ worth(self.statistics[name])[rows]
+            self._costs[name] = costs
+        return self._costs[name]
+
+    def _refitted(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        module = self.layers[name]
+        weight, bias = module.weight.detach(), module.bias.detach()
+        if self.inputs[name].all():
+            return weight, bias
+        columns, _, fitted = self._system(name)
+        matrix = torch.zeros_like(weight.flatten(1), dtype=torch.float64)
+        matrix[:, columns] = fitted
+        return matrix.to(weight.dtype).reshape(weight.shape), bias
+
+
+def resize(module: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Give a convolution other weights, possibly of other channel numbers."""
+    module.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    module.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+    module.out_channels, module.in_channels = weight.shape[:2]

@@ -1,0 +1,167 @@
+"""Repair by distillation: a compressed model learns to detect what the original detects. No labels.
+
+The loss is :func:`.rounding.distance`, the divergence between both models' detections (Hinton et al. 2015,
+https://arxiv.org/abs/1503.02531, with the box distributions of Li et al. 2020). A few hundred photographs are
+soon known by heart, so they are seen in mosaics, at random scales, mirrored and in changed colours.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from .rounding import convolutions, distance
+
+WARM_UP = 20
+MOSAIC_SHARE = 0.5
+SCALES = 0.5, 1.2
+COLOUR = 0.2
+GREY = 114
+
+
+class DistillationError(ValueError):
+    """Distillation cannot start; the message says why."""
+
+
+class Photographs:
+    """Augmented batches of photographs, all kept in memory (about 1 MB each).
+
+    Args:
+        paths: of images.
+        size: side of the square inputs in pixels.
+        seed: the same seed gives the same batches.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int = 512, seed: int = 0) -> None:
+        if not paths:
+            raise DistillationError("distillation needs at least one photograph")
+        self.size = size
+        self._random = np.random.default_rng(seed)
+        self._images = [_loaded(path, size) for path in paths]
+
+    def batch(self, count: int) -> torch.Tensor:
+        """(count, 3, size, size) float32 in 0…1, RGB."""
+        images = np.stack([self._one() for _ in range(count)])
+        return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
+
+    def _one(self) -> np.ndarray:
+        size, random = self.size, self._random
+        canvas = np.full((size, size, 3), GREY, np.uint8)
+        if random.random() < MOSAIC_SHARE:
+            y, x = (random.uniform(0.3, 0.7, 2) * size).astype(int)
+            for part in (canvas[:y, :x], canvas[:y, x:], canvas[y:, :x], canvas[y:, x:]):
+                self._place(part)
+        else:
+            self._place(canvas)
+        gains = 1 + random.uniform(-COLOUR, COLOUR) + random.uniform(-COLOUR, COLOUR, 3) / 2
+        return np.clip(canvas * gains, 0, 255).astype(np.uint8)
+
+    def _place(self, canvas: np.ndarray) -> None:
+        """Put a random photograph somewhere onto a canvas, cut where it does not fit."""
+        image = self._images[self._random.integers(len(self._images))]
+        if self._random.random() < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+        image = _scaled(image, self._random.uniform(*SCALES))
+        room = np.array(canvas.shape[:2]) - image.shape[:2]
+        y, x = (self._random.integers(min(0, r), max(0, r) + 1) for r in room)
+        target = canvas[max(0, y) :, max(0, x) :]
+        source = image[max(0, -y) :, max(0, -x) :]
+        height, width = np.minimum(target.shape[:2], source.shape[:2])
+        target[:height, :width] = source[:height, :width]
+
+
+def _loaded(path: Path, size: int) -> np.ndarray:
+    image = cv2.imread(str(path))
+    if image is None:
+        raise DistillationError(f"{path} is no readable image")
+    return _scaled(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size / max(image.shape[:2]))
+
+
+def _scaled(image: np.ndarray, factor: float) -> np.ndarray:
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=method)
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    photographs: Photographs,
+    steps: int,
+    rate: float = 1e-3,
+    batch: int = 8,
+    progress: Callable[[range], Sequence[int]] = lambda steps: steps,
+) -> tuple[nn.Module, list[float]]:
+    """Train a compressed model towards the original's detections. Weights that are zero stay zero.
+
+    Adam, its step for each tensor in proportion to the size of that tensor's weights, warmed up and then
+    lowered along a cosine.
+
+    Args:
+        student: ultralytics' detection model in evaluation mode, BatchNorm folded; it is not changed.
+        teacher: the original, likewise.
+        photographs: what both look at.
+        steps: of the optimiser.
+        rate: largest step, relative to the root mean square of a tensor's weights.
+        batch: photographs a step.
+        progress: wraps the range of steps, such as ``tqdm``.
+
+    Returns:
+        a new model, and the loss of each step in nats an image.
+
+    Raises:
+        DistillationError: the loss is not finite: the rate is too large.
+    """
+    student, teacher = _trainable(student), _trainable(teacher)
+    groups, kept = _parameters(student)
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    losses: list[float] = []
+    for step in progress(range(steps)):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["size"] * _schedule(step, steps)
+        images = photographs.batch(batch).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            wanted = teacher(images)[1]
+        with torch.enable_grad():
+            loss = distance(student(images)[1], wanted)
+            optimiser.zero_grad()
+            loss.backward()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise DistillationError(f"the loss is not finite after {step} steps: lower the rate of {rate:g}")
+        for weight, mask in kept:
+            weight.grad.mul_(mask)
+        optimiser.step()
+    for parameter in student.parameters():
+        parameter.requires_grad_(False).grad = None
+    return _trainable(student).to(memory_format=torch.contiguous_format), losses
+
+
+def _trainable(model: nn.Module) -> nn.Module:
+    """A copy that forgets the input size which the head has seen last, perhaps in inference mode."""
+    model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
+    model.model[-1].shape = None
+    return model
+
+
+def _parameters(model: nn.Module) -> tuple[list[dict], list[tuple[nn.Parameter, torch.Tensor]]]:
+    """Adam's groups with the size of each tensor, and the masks of weights that are not zero."""
+    groups, kept = [], []
+    for module in convolutions(model).values():
+        weight, bias = module.weight.requires_grad_(True), module.bias.requires_grad_(True)
+        mask = weight.detach() != 0
+        used = weight.detach()[mask]
+        size = float(used.square().mean().sqrt()) if len(used) else 0.0
+        groups += [{"params": [weight], "size": size}, {"params": [bias], "size": size}]
+        kept.append((weight, mask))
+    return groups, kept
+
+
+def _schedule(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2

@@ -1,0 +1,136 @@
+"""Structured pruning: couplings of the real graph, promised savings, files that load anywhere."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modelcompression import accuracy, channels, packing, rounding
+from modelcompression.accuracy import letterbox, to_batch
+from modelcompression.channels import ChannelError, Narrowing
+from modelcompression.detector import TorchDetector, load_yolo
+from modelcompression.packing import PackedCheckpointError
+from modelcompression.rounding import Statistics
+
+
+@pytest.fixture(scope="module")
+def measured(weights, report_set) -> tuple[nn.Module, dict[str, Statistics]]:
+    model = load_yolo(weights)
+    photographs = (to_batch(letterbox(s.path, 320)[0]) for s in report_set.first(6).samples)
+    return model, rounding.collect(model, photographs, positions=400)
+
+
+@pytest.fixture(scope="module")
+def narrowed(measured) -> tuple[nn.Module, Narrowing]:
+    narrowing = Narrowing(*measured)
+    narrowing.narrow(0.8)
+    return narrowing.model_now(), narrowing
+
+
+def test_groups_follow_concatenations_upsampling_and_pooling(measured) -> None:
+    found = {group.producer: group.readers for group in channels.groups(measured[0])}
+    assert found["model.6.cv2.conv"] == (("model.7.conv", 0), ("model.12.cv1.conv", 256))
+    assert found["model.9.cv1.conv"] == tuple(("model.9.cv2.conv", 128 * part) for part in range(4))
+    assert found["model.12.m.0.cv2.conv"] == (("model.12.cv2.conv", 128),)
+    assert found["model.15.cv2.conv"][1:] == (("model.22.cv2.0.0.conv", 0), ("model.22.cv3.0.0.conv", 0))
+    assert "model.4.m.0.cv2.conv" not in found  # added to its own input
+    assert "model.4.cv1.conv" not in found  # split into halves
+    assert "model.22.cv3.0.2" not in found  # the classes
+
+
+def test_silencing_a_group_changes_only_what_its_readers_read(measured) -> None:
+    # Zeros in a channel and zeros in what reads it must be the same model, for every group.
+    model, _ = measured
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for group in channels.groups(model):
+        outputs = []
+        for silenced in ("producer", "readers"):
+            candidate = channels.copy.deepcopy(model)
+            if silenced == "producer":
+                module = candidate.get_submodule(group.producer)
+                module.weight.data[3], module.bias.data[3] = 0, 0  # SiLU(0) = 0
+            for reader, first in group.readers if silenced == "readers" else ():
+                candidate.get_submodule(reader).weight.data[:, first + 3] = 0
+            with torch.no_grad():
+                outputs.append(candidate(x)[1]["scores"])
+        assert torch.allclose(*outputs, atol=1e-4), group
+
+
+def test_multiplications_fall_by_what_is_claimed(measured, narrowed) -> None:
+    model, narrowing = narrowed
+    before, after = channels.multiplications(measured[0]), channels.multiplications(model)
+    assert before == 4_371_456_000  # 8.7 GFLOPs, as ultralytics says
+    assert after == narrowing.multiplications() <= 0.8 * before
+    assert after > 0.7 * before
+    parameters = [sum(p.numel() for p in m.parameters()) for m in (measured[0], model)]
+    assert parameters[1] < parameters[0]
+
+
+@pytest.mark.parametrize("size", [320, 640])
+def test_the_narrow_model_runs_at_any_size(narrowed, size: int) -> None:
+    output = TorchDetector(narrowed[0])(np.full((1, 3, size, size), 0.5, np.float32))
+    assert output.shape == (1, 84, 21 * (size // 32) ** 2) and np.isfinite(output).all()
+
+
+def test_whole_units_go(measured, narrowed) -> None:
+    for name, module in rounding.convolutions(narrowed[0]).items():
+        assert (measured[0].get_submodule(name).out_channels - module.out_channels) % 16 == 0
+
+
+def test_refitting_and_choosing_keep_the_detections_near(measured, narrowed, report_set) -> None:
+    model, found = measured
+    x = torch.from_numpy(to_batch(letterbox(report_set.samples[0].path, 320)[0]))
+    chosen = Narrowing(model, found)
+    chosen.narrow(0.95)
+    arbitrary = Narrowing(model, found)
+    while arbitrary.multiplications() > 0.95 * channels.multiplications(model):
+        group = next(g for g in arbitrary.groups if arbitrary.outputs[g.producer].sum() > 32)
+        arbitrary._remove(group, arbitrary.outputs[group.producer].nonzero()[:16, 0])
+    with torch.no_grad():
+        near, far = (float(rounding.distance(m.model_now()(x)[1], model(x)[1])) for m in (chosen, arbitrary))
+    assert near < 0.1 * far
+
+
+def test_a_narrow_model_survives_its_file_in_a_fresh_process(narrowed, tmp_path) -> None:
+    model, _ = narrowed
+    path = packing.save(tmp_path / "narrow.mcpk", model, {})
+    batch = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    np.save(tmp_path / "batch.npy", batch)
+    code = (
+        "import numpy as np\n"
+        "from modelcompression import packing\n"
+        "from modelcompression.detector import TorchDetector\n"
+        f"detector = TorchDetector(packing.load({str(path)!r}).model)\n"
+        "np.save('output.npy', detector(np.load('batch.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    here = TorchDetector(packing.load(path).model)(batch)
+    assert np.allclose(np.load(tmp_path / "output.npy"), here, atol=1e-3)
+    halves = TorchDetector(model)(batch)
+    assert np.abs(here - halves)[:, 4:].max() < 0.02
+
+
+def test_channels_that_do_not_fit_together_are_refused(narrowed, tmp_path) -> None:
+    broken = channels.copy.deepcopy(narrowed[0])
+    module = broken.get_submodule("model.3.conv")
+    channels.resize(module, module.weight[:-8], module.bias[:-8])
+    path = packing.save(tmp_path / "broken.mcpk", broken, {})
+    with pytest.raises(PackedCheckpointError, match="do not fit"):
+        packing.load(path)
+
+
+def test_a_share_out_of_reach_says_so(measured) -> None:
+    with pytest.raises(ChannelError, match="less than 16 channels"):
+        Narrowing(*measured).narrow(0.01)
+
+
+def test_a_narrow_model_still_detects(narrowed, measured, report_set) -> None:
+    images = report_set.first(6)
+    found = accuracy.evaluate(TorchDetector(narrowed[0]), images, 320, progress=False).map50_95
+    original = accuracy.evaluate(
+        TorchDetector(channels.copy.deepcopy(measured[0])), images, 320, progress=False
+    )
+    assert found > 0.5 * original.map50_95

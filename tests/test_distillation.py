@@ -1,0 +1,89 @@
+"""Distillation: it repairs, it keeps zeros, and an interrupted one leaves the model as it was."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from modelcompression import distillation, rounding
+from modelcompression.accuracy import letterbox, to_batch
+from modelcompression.detector import TorchDetector, load_yolo
+from modelcompression.distillation import DistillationError, Photographs
+
+
+@pytest.fixture(scope="module")
+def teacher(weights) -> torch.nn.Module:
+    return load_yolo(weights)
+
+
+@pytest.fixture(scope="module")
+def damaged(teacher) -> torch.nn.Module:
+    """Half of the weights of each layer gone, the small ones, and noise on the others."""
+    model, generator = copy.deepcopy(teacher), torch.Generator().manual_seed(0)
+    for module in rounding.convolutions(model).values():
+        weight = module.weight.data
+        noise = 1 + 0.05 * torch.randn(weight.shape, generator=generator)
+        module.weight.data = torch.where(weight.abs() < weight.abs().quantile(0.2), 0.0, weight * noise)
+    return model
+
+
+def photographs(report_set, seed: int = 0, size: int = 192) -> Photographs:
+    return Photographs([sample.path for sample in report_set.first(6).samples], size, seed)
+
+
+def test_it_repairs_and_keeps_zeros(teacher, damaged, report_set) -> None:
+    x = torch.from_numpy(to_batch(letterbox(report_set.samples[0].path, 320)[0]))
+
+    def distance(model: torch.nn.Module) -> float:
+        with torch.no_grad():
+            return float(rounding.distance(copy.deepcopy(model)(x)[1], copy.deepcopy(teacher)(x)[1]))
+
+    before = copy.deepcopy(damaged.state_dict())
+    repaired, losses = distillation.distill(damaged, teacher, photographs(report_set), 25, 3e-3, batch=3)
+    assert len(losses) == 25 and distance(repaired) < 0.7 * distance(damaged)
+    for name, module in rounding.convolutions(repaired).items():
+        zero = damaged.get_submodule(name).weight == 0
+        assert zero.any() and torch.equal(module.weight == 0, zero)
+    assert all(torch.equal(value, before[name]) for name, value in damaged.state_dict().items())
+
+
+def test_a_model_that_has_run_can_be_trained_and_run_again(teacher, damaged, report_set) -> None:
+    for model in (teacher, damaged):
+        TorchDetector(copy.deepcopy(model))
+    used = TorchDetector(copy.deepcopy(damaged)).model
+    repaired, _ = distillation.distill(used, teacher, photographs(report_set), 1, batch=1)
+    assert not any(parameter.requires_grad for parameter in repaired.parameters())
+    assert TorchDetector(repaired)(np.zeros((1, 3, 64, 64), np.float32)).shape == (1, 84, 84)
+
+
+def test_an_interrupted_run_leaves_the_student_alone(teacher, damaged, report_set) -> None:
+    before = copy.deepcopy(damaged.state_dict())
+
+    def interrupted(steps: range):
+        yield 0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distillation.distill(damaged, teacher, photographs(report_set), 5, batch=1, progress=interrupted)
+    assert all(torch.equal(value, before[name]) for name, value in damaged.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in damaged.parameters())
+
+
+def test_a_rate_that_destroys_is_named(teacher, damaged, report_set) -> None:
+    with pytest.raises(DistillationError, match="lower the rate"):
+        distillation.distill(damaged, teacher, photographs(report_set), 30, rate=1e9, batch=1)
+
+
+def test_batches_are_seeded_and_varied(report_set) -> None:
+    first, again, other = (photographs(report_set, seed).batch(4) for seed in (0, 0, 1))
+    assert first.shape == (4, 3, 192, 192) and first.min() >= 0 and first.max() <= 1
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert len({float(image.mean()) for image in first}) == 4
+
+
+def test_photographs_must_exist(tmp_path) -> None:
+    (tmp_path / "x.jpg").write_text("no image")
+    for paths, reason in (([], "at least one"), ([tmp_path / "x.jpg"], "no readable image")):
+        with pytest.raises(DistillationError, match=reason):
+            Photographs(paths)
