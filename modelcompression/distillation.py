@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -96,7 +96,7 @@ def distill(
     steps: int,
     rate: float = 1e-3,
     batch: int = 8,
-    progress: Callable[[range], Sequence[int]] = lambda steps: steps,
+    progress: Callable[[range], Iterable[int]] = iter,
 ) -> tuple[nn.Module, list[float]]:
     """Train a compressed model towards the original's detections. Weights that are zero stay zero.
 
