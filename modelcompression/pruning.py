@@ -25,7 +25,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .rounding import DAMPING, Factor, Statistics, convolutions, inverse_factor, with_feedback, worth
+from .rounding import (
+    DAMPING,
+    Factor,
+    Statistics,
+    convolutions,
+    inverse_factor,
+    left_over,
+    with_feedback,
+    worth,
+)
 
 SEARCH = 40  # halvings of the range of prices
 Weights = Mapping[str, torch.Tensor]
@@ -111,8 +120,7 @@ def one_pass(
 
 
 def _one_pass(weight: torch.Tensor, factor: Factor, worth: torch.Tensor, price: float) -> torch.Tensor:
-    energy = torch.empty_like(factor.upper.diagonal())
-    energy[factor.order] = factor.upper.diagonal() ** -2.0
+    energy = left_over(factor)
 
     def choose(value: torch.Tensor, column: int) -> torch.Tensor:
         return torch.where(value.square() * energy[column] * worth < price, 0.0, value)

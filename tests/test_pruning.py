@@ -230,3 +230,5 @@ def test_zeros_survive_the_packed_file_exactly(measured, tmp_path) -> None:
         assert torch.equal(module.weight, pruned.get_submodule(name).weight.half().float())
     assert footprint.sparsity(path) == pytest.approx(0.5, abs=0.001)
     assert path.stat().st_size < 0.6 * 2 * 3.16e6  # half of the float16 values, and a bit for each mask
+    exported = packing.to_openvino(path, tmp_path / "openvino", "f32")
+    assert footprint.sparsity(exported) == pytest.approx(footprint.sparsity(path), abs=1e-5)

@@ -48,6 +48,44 @@ def test_feedback_is_much_better_on_correlated_inputs() -> None:
     assert error(found, steps, weight, hessian).mean() < 0.6 * error(plain, steps, weight, hessian).mean()
 
 
+def damped(hessian: torch.Tensor) -> torch.Tensor:
+    return hessian + rounding.DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 12), st.integers(1, 80), st.booleans())
+def test_descent_never_raises_the_error(
+    seed: int, bits: int, rows: int, inputs: int, from_feedback: bool
+) -> None:
+    weight, hessian = layer(seed, rows, inputs)
+    steps, largest = rounding.steps_for_bits(weight, bits), rounding.largest_symbol(bits)
+    start = rounding.nearest(weight, steps, largest)
+    if from_feedback:
+        start = rounding.feedback(weight, steps, rounding.inverse_factor(hessian), largest)
+    before = start.clone()
+    found = rounding.descend(weight, steps, start, hessian, largest)
+    errors = [error(symbols, steps, weight, damped(hessian)) for symbols in (found, start)]
+    assert (errors[0] <= errors[1] * (1 + 1e-4) + 1e-9).all() and torch.equal(start, before)
+    assert found.min() >= -largest - 1 and found.max() <= largest
+
+
+def test_descent_improves_on_feedback_and_stays_where_nothing_can_be_gained() -> None:
+    weight, hessian = layer(0, rows=64)
+    steps = rounding.steps_for_bits(weight, 3)
+    fed = rounding.feedback(weight, steps, rounding.inverse_factor(hessian))
+    found = rounding.descend(weight, steps, fed, hessian, sweeps=20)
+    assert error(found, steps, weight, hessian).mean() < 0.97 * error(fed, steps, weight, hessian).mean()
+    assert torch.equal(rounding.descend(weight, steps, found, hessian), found)
+
+
+def test_descent_under_a_price_makes_symbols_smaller() -> None:
+    weight, hessian = layer(0, rows=64)
+    steps = rounding.steps_for_bits(weight, 5)
+    free = rounding.descend(weight, steps, rounding.nearest(weight, steps), hessian)
+    thrifty = rounding.descend(weight, steps, free, hessian, price=torch.full(weight.shape, 4.0))
+    assert thrifty.abs().sum() < 0.95 * free.abs().sum()
+
+
 def test_independent_inputs_leave_nothing_to_feed_back() -> None:
     weight, _ = layer(1)
     steps = rounding.steps_for_bits(weight, 4)

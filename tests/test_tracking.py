@@ -31,6 +31,7 @@ from modelcompression.tracking import (
     sync,
 )
 
+# pragma: allowlist nextline secret
 USER, PASSWORD = "admin", "correct-horse/battery"
 VARIABLES = [
     *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
@@ -83,6 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
         *("--backend-store-uri", f"sqlite:///{folder}/server.db", "--port", str(port)),
         *("--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1"),
     ]
+    # pragma: allowlist nextline secret
     own = {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of tests"}
     own["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     with (folder / "log").open("w") as log:
@@ -272,6 +274,7 @@ def test_targets_come_in_the_documented_order(monkeypatch, store) -> None:
     assert resolve_target().uri == f"sqlite:///{store}/mlflow.db"
     monkeypatch.setenv("DAGSHUB_USER_TOKEN", "s3cret")
     assert resolve_target().uri == "https://dagshub.com/PredelinaAsya/ModelCompression.mlflow"
+    # pragma: allowlist nextline secret
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == os.environ["MLFLOW_TRACKING_PASSWORD"] == "s3cret"
     monkeypatch.setenv("DAGSHUB_REPO", "somebody/fork")
     assert resolve_target().uri == "https://dagshub.com/somebody/fork.mlflow"
@@ -285,6 +288,7 @@ def test_targets_come_in_the_documented_order(monkeypatch, store) -> None:
 def test_colab_secrets_are_found(monkeypatch) -> None:
     colab(monkeypatch, {"DAGSHUB_USER_TOKEN": "s3cret", "DAGSHUB_REPO": "a/b"}.__getitem__)
     assert resolve_target().uri == "https://dagshub.com/a/b.mlflow"
+    # pragma: allowlist nextline secret
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "s3cret"
 
 
@@ -298,10 +302,12 @@ def test_colab_without_secrets_stays_local(monkeypatch, missing) -> None:
 
 
 def test_credentials_leave_the_uri(monkeypatch) -> None:
+    # pragma: allowlist nextline secret
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:p%40ss@mlflow.example.org:8443/prefix")
     target = resolve_target()
     assert target.uri == "https://mlflow.example.org:8443/prefix"
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == "me"
+    # pragma: allowlist nextline secret
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "p@ss"
     assert "ss" not in repr(target).replace("description", "")
 
@@ -310,9 +316,12 @@ def test_credentials_leave_the_uri(monkeypatch) -> None:
     ("name", "value", "says"),
     [
         ("MLFLOW_TRACKING_URI", "localhost:5000", "must start with http://"),
+        # pragma: allowlist nextline secret
         ("MLFLOW_TRACKING_URI", "htps://me:hidden@example.org", "must start with http://"),
         ("MLFLOW_TRACKING_URI", "https://me:hid/den@example.org", "percent-encoded"),
+        # pragma: allowlist nextline secret
         ("MLFLOW_TRACKING_URI", "https://me:hidden@", "names no host"),
+        # pragma: allowlist nextline secret
         ("MLFLOW_TRACKING_URI", "https://me:hidden@[example.org", "not a valid URL"),
         ("DAGSHUB_REPO", "https://dagshub.com/hidden", "owner/repository"),
     ],
@@ -459,6 +468,7 @@ def absent(_: str) -> tuple[str, str]:
 
 
 def refusing(server: str) -> tuple[str, str]:
+    # pragma: allowlist nextline secret
     return server.replace("://", "://admin:wr0ng@"), "refuses the credentials (401)"
 
 
