@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from .packing import exponents, steps
-from .rounding import Factor, Statistics, effective_sensitivity, feedback
+from .rounding import Factor, Statistics, descend, effective_sensitivity, feedback
 
 CELLS = 512
+SWEEPS = 2
 SMALLEST_SENSITIVITY = 1e-3  # of its layer's mean: a channel nobody listens to still gets a finite step
 
 
@@ -117,12 +118,15 @@ def sensitivity_exponents(
 
 
 def round_for_bytes(
-    weight: torch.Tensor, factor: Factor, step_exponents: np.ndarray, thrift: float
+    weight: torch.Tensor, hessian: torch.Tensor, factor: Factor, step_exponents: np.ndarray, thrift: float
 ) -> np.ndarray:
-    """Symbols of one layer under entropy coding: error feedback, and bits saved where they cost least.
+    """Symbols of one layer under entropy coding: bits are saved where they cost least.
+
+    Error feedback first, then coordinate descent from what it has found.
 
     Args:
         weight: (rows, n).
+        hessian: (n, n).
         factor: of :func:`.rounding.inverse_factor`.
         step_exponents: (rows,), see :func:`.packing.steps`.
         thrift: 0 ignores what symbols cost; 1 follows high-rate theory.
@@ -134,6 +138,7 @@ def round_for_bytes(
     symbols = feedback(weight, column, factor)
     if thrift:
         symbols = feedback(weight, column, factor, price=thrift * price(symbols))
+        symbols = descend(weight, column, symbols, hessian, price=thrift * price(symbols), sweeps=SWEEPS)
     return symbols.numpy().astype(np.int64)
 
 
