@@ -34,6 +34,7 @@ def test_cells_are_short_and_introduced_by_prose(path: Path) -> None:
 def test_badge_and_bootstrap_name_the_one_repository(path: Path) -> None:
     (first,) = tagged(path, "badge")
     assert runner.badge(path) in first.source
+    assert "*По-русски:" in first.source
     (install,) = tagged(path, "bootstrap")
     assert install.source == runner.bootstrap()
 
