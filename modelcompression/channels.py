@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect
 
-from .rounding import DAMPING, Statistics, convolutions, worth
+from .rounding import Statistics, convolutions, damped, worth
 
 STAGES = 4
 
@@ -182,10 +182,8 @@ class Narrowing:
         """A new model with the channels that are left, all layers refitted to what they still read."""
         narrowed = copy.deepcopy(self.model)
         for name, module in convolutions(narrowed).items():
-            weight, bias = self._refitted(name)
-            rows = self.outputs[name]
-            columns = self.inputs[name]
-            resize(module, weight[rows][:, columns], bias[rows])
+            rows, columns = self.outputs[name], self.inputs[name]
+            resize(module, self._refitted(name)[rows][:, columns], module.bias.detach()[rows])
         return narrowed
 
     def _group_costs(self, group: Group) -> torch.Tensor:
@@ -221,9 +219,7 @@ class Narrowing:
         module, found = self.layers[name], self.statistics[name]
         kernel = module.weight[0, 0].numel()
         columns = self.inputs[name].repeat_interleave(kernel).nonzero()[:, 0]
-        mean = float(found.hessian.diagonal().mean())
-        damping = DAMPING * (mean if mean > 0 else 1.0) * torch.eye(len(found.hessian), dtype=torch.float64)
-        hessian = found.hessian + damping
+        hessian = damped(found.hessian)
         wanted = module.weight.detach().flatten(1).double() @ hessian[:, columns]
         inner = hessian[columns][:, columns]
         return columns, inner, torch.linalg.solve(inner, wanted.T).T
@@ -245,15 +241,15 @@ class Narrowing:
             self._costs[name] = costs
         return self._costs[name]
 
-    def _refitted(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        module = self.layers[name]
-        weight, bias = module.weight.detach(), module.bias.detach()
+    def _refitted(self, name: str) -> torch.Tensor:
+        """The weights in their full shape, zero where an input channel is gone."""
+        weight = self.layers[name].weight.detach()
         if self.inputs[name].all():
-            return weight, bias
+            return weight
         columns, _, fitted = self._system(name)
         matrix = torch.zeros_like(weight.flatten(1), dtype=torch.float64)
         matrix[:, columns] = fitted
-        return matrix.to(weight.dtype).reshape(weight.shape), bias
+        return matrix.to(weight.dtype).reshape(weight.shape)
 
 
 def resize(module: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:

@@ -31,7 +31,7 @@ class DistillationError(ValueError):
 
 
 class Photographs:
-    """Augmented batches of photographs, all kept in memory (about 1 MB each).
+    """Augmented batches of photographs, all kept in memory, none larger than ``size``.
 
     Args:
         paths: of images.
@@ -118,7 +118,7 @@ def distill(
     Raises:
         DistillationError: the loss is not finite: the rate is too large.
     """
-    student, teacher = _trainable(student), _trainable(teacher)
+    student, teacher = _fresh(student), _fresh(teacher)
     groups, kept = _parameters(student)
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
     losses: list[float] = []
@@ -140,10 +140,10 @@ def distill(
         optimiser.step()
     for parameter in student.parameters():
         parameter.requires_grad_(False).grad = None
-    return _trainable(student).to(memory_format=torch.contiguous_format), losses
+    return _fresh(student).to(memory_format=torch.contiguous_format), losses
 
 
-def _trainable(model: nn.Module) -> nn.Module:
+def _fresh(model: nn.Module) -> nn.Module:
     """A copy that forgets the input size which the head has seen last, perhaps in inference mode."""
     model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
     model.model[-1].shape = None

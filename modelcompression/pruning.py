@@ -26,10 +26,10 @@ import torch
 from torch import nn
 
 from .rounding import (
-    DAMPING,
     Factor,
     Statistics,
     convolutions,
+    damped,
     inverse_factor,
     left_over,
     with_feedback,
@@ -171,11 +171,9 @@ def refit(weight: torch.Tensor, kept: torch.Tensor, statistics: Statistics, cost
         weight: (rows, n), the original weights.
         kept: (rows, n) bool.
         statistics: of that layer.
-        costs: False leaves them out, which takes a third of the time.
+        costs: False leaves them out and saves their time.
     """
-    hessian = statistics.hessian.float()
-    mean = float(hessian.diagonal().mean())
-    hessian = hessian + DAMPING * (mean if mean > 0 else 1.0) * torch.eye(len(hessian))
+    hessian = damped(statistics.hessian).float()
     wanted = weight.float() @ hessian
     fitted, cost = torch.zeros_like(wanted), torch.zeros_like(wanted)
     masks, numbers = kept.unique(dim=0, return_inverse=True)  # rows of one mask share its factor

@@ -261,9 +261,7 @@ def feedback(
         shrink = _shrinkage(price, left_over(factor), factor)
 
     def choose(exact: torch.Tensor, column: int) -> torch.Tensor:
-        if shrink is not None:
-            exact = exact.sign() * (exact.abs() - shrink[:, column]).clamp(min=0)
-        return _limited(exact.round(), largest)
+        return _limited(_shrunk(exact, shrink, column).round(), largest)
 
     return with_feedback(weight.double() / steps.double()[:, None], factor, choose)
 
@@ -323,23 +321,18 @@ def descend(
         (rows, n) float64 of whole numbers.
     """
     _check(weight, steps)
-    factor = inverse_factor(hessian)
-    diagonal = hessian.diagonal().double()
-    damping = DAMPING * float(diagonal.mean()) or 1.0
-    damped = hessian.double() + damping * torch.eye(len(diagonal), dtype=torch.float64)
-    shrink = None if price is None else _shrinkage(price, damped.diagonal(), factor)
+    factor, curvature = inverse_factor(hessian), damped(hessian)
+    shrink = None if price is None else _shrinkage(price, curvature.diagonal(), factor)
     found, target = symbols.double().clone(), weight.double() / steps.double()[:, None]
     for _ in range(sweeps):
-        slope = ((found - target) @ damped).float()
+        slope = ((found - target) @ curvature).float()
         for column in factor.order.tolist():
-            exact = found[:, column] - slope[:, column] / damped[column, column]
-            if shrink is not None:
-                exact = exact.sign() * (exact.abs() - shrink[:, column]).clamp(min=0)
-            new = _limited(exact.round(), largest)
+            exact = found[:, column] - slope[:, column] / curvature[column, column]
+            new = _limited(_shrunk(exact, shrink, column).round(), largest)
             moved = (new != found[:, column]).nonzero()[:, 0]
             if len(moved):
                 change = (new - found[:, column])[moved]
-                slope[moved] += torch.outer(change, damped[column]).float()
+                slope[moved] += torch.outer(change, curvature[column]).float()
                 found[:, column] = new
     return found
 
@@ -355,6 +348,12 @@ def _shrinkage(price: torch.Tensor, energy: torch.Tensor, factor: Factor) -> tor
     """(rows, n): by how much an exact symbol is worth making smaller, at the given energy of its error."""
     importance = energy / left_over(factor).log().mean().exp()
     return WORTH_OF_A_BIT * price.double() / (2 * importance)
+
+
+def _shrunk(exact: torch.Tensor, shrink: torch.Tensor | None, column: int) -> torch.Tensor:
+    if shrink is None:
+        return exact
+    return exact.sign() * (exact.abs() - shrink[:, column]).clamp(min=0)
 
 
 def best_of_both(
@@ -410,11 +409,14 @@ def inverse_factor(hessian: torch.Tensor, damping: float = DAMPING) -> Factor:
     if not torch.isfinite(hessian).all():
         raise RoundingError("the Hessian is not finite: an image produced NaN or infinite activations")
     order = hessian.diagonal().argsort(descending=True, stable=True)
-    damped = hessian.double()[order][:, order]
-    mean = float(damped.diagonal().mean())
-    damped.diagonal().add_(damping * mean if mean > 0 else 1.0)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(hessian, damping)[order][:, order]))
     return Factor(order, torch.linalg.cholesky(inverse, upper=True))
+
+
+def damped(hessian: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
+    """(n, n) float64: the Hessian plus ``damping`` times its mean diagonal, so that it can be inverted."""
+    mean = float(hessian.diagonal().mean())
+    return hessian.double() + damping * (mean if mean > 0 else 1.0) * torch.eye(len(hessian)).double()
 
 
 def output_error(change: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:

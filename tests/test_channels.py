@@ -1,5 +1,6 @@
 """Structured pruning: couplings of the real graph, promised savings, files that load anywhere."""
 
+import copy
 import subprocess
 import sys
 
@@ -48,7 +49,7 @@ def test_silencing_a_group_changes_only_what_its_readers_read(measured) -> None:
     for group in channels.groups(model):
         outputs = []
         for silenced in ("producer", "readers"):
-            candidate = channels.copy.deepcopy(model)
+            candidate = copy.deepcopy(model)
             if silenced == "producer":
                 module = candidate.get_submodule(group.producer)
                 module.weight.data[3], module.bias.data[3] = 0, 0  # SiLU(0) = 0
@@ -114,7 +115,7 @@ def test_a_narrow_model_survives_its_file_in_a_fresh_process(narrowed, tmp_path)
 
 
 def test_channels_that_do_not_fit_together_are_refused(narrowed, tmp_path) -> None:
-    broken = channels.copy.deepcopy(narrowed[0])
+    broken = copy.deepcopy(narrowed[0])
     module = broken.get_submodule("model.3.conv")
     channels.resize(module, module.weight[:-8], module.bias[:-8])
     path = packing.save(tmp_path / "broken.mcpk", broken, {})
@@ -130,7 +131,5 @@ def test_a_share_out_of_reach_says_so(measured) -> None:
 def test_a_narrow_model_still_detects(narrowed, measured, report_set) -> None:
     images = report_set.first(6)
     found = accuracy.evaluate(TorchDetector(narrowed[0]), images, 320, progress=False).map50_95
-    original = accuracy.evaluate(
-        TorchDetector(channels.copy.deepcopy(measured[0])), images, 320, progress=False
-    )
+    original = accuracy.evaluate(TorchDetector(copy.deepcopy(measured[0])), images, 320, progress=False)
     assert found > 0.5 * original.map50_95

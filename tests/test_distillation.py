@@ -19,7 +19,7 @@ def teacher(weights) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def damaged(teacher) -> torch.nn.Module:
-    """Half of the weights of each layer gone, the small ones, and noise on the others."""
+    """The smallest fifth of each layer's weights gone, and noise on the others."""
     model, generator = copy.deepcopy(teacher), torch.Generator().manual_seed(0)
     for module in rounding.convolutions(model).values():
         weight = module.weight.data
