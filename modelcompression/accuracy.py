@@ -107,11 +107,14 @@ class Evaluation:
         return table.sort_values("ap50_95", ascending=False, ignore_index=True)
 
 
-def evaluate(detector: Detector, images: ImageSet, size: int = 640, progress: bool = True) -> Evaluation:
+def evaluate(
+    detector: Detector, images: ImageSet, size: int = 640, progress: bool = True, square: bool = True
+) -> Evaluation:
     """Run a detector over an image set, one image at a time.
 
     Args:
-        size: side of the square input in pixels, a multiple of 32.
+        size: long side of the input in pixels, a multiple of 32.
+        square: pad to a square, or only to the nearest rectangle, see ``letterbox``.
 
     Raises:
         ValueError: bad size.
@@ -129,8 +132,8 @@ def evaluate(detector: Detector, images: ImageSet, size: int = 640, progress: bo
         mininterval=1,
     )
     for sample in bar:
-        pixels, scale, offset = letterbox(sample.path, size)
-        raw = detector(to_batch(pixels))
+        pixels, scale, offset = letterbox(sample.path, size, square)
+        raw = detector(prepared(detector, pixels))
         found = suppress(raw)[0]
         found[:, :4] = to_original(found[:, :4], scale, offset)
         right = match(found, sample)
@@ -144,32 +147,51 @@ def evaluate(detector: Detector, images: ImageSet, size: int = 640, progress: bo
 
 
 @lru_cache(maxsize=1024)
-def letterbox(path: Path, size: int) -> tuple[np.ndarray, float, tuple[int, int]]:
-    """Decode an image, scale its long side to ``size``, pad the short side with grey.
+def letterbox(path: Path, size: int, square: bool = True) -> tuple[np.ndarray, float, tuple[int, int]]:
+    """Decode an image file and ``fit`` it. Cached: every experiment looks at the same photographs.
 
-    Rounds as ultralytics' dataset does. Cached: every experiment looks at the same photographs.
-
-    Returns:
-        pixels (size, size, 3) uint8 RGB, the scale factor, and the padding (left, top) in pixels.
+    Raises:
+        AssetError: the file cannot be decoded.
     """
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise AssetError(f"{path} cannot be decoded as an image: replace or remove it")
+    canvas, scale, offset = fit(image, size, square)
+    canvas.flags.writeable = False
+    return canvas, scale, offset
+
+
+def fit(image: np.ndarray, size: int, square: bool = True) -> tuple[np.ndarray, float, tuple[int, int]]:
+    """Scale the long side of (H, W, 3) uint8 pixels to ``size``, pad the short side with grey.
+
+    Rounds as ultralytics' dataset does.
+
+    Args:
+        square: pad to ``size``, or only to the next multiple of 32, the network's largest stride.
+
+    Returns:
+        pixels (height, width, 3), the scale factor, and the padding (left, top) in pixels.
+    """
     height, width = image.shape[:2]
     scale = size / max(height, width)
     new_width, new_height = (min(int(np.ceil(x * scale)), size) for x in (width, height))
     if scale != 1:
         image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    left, top = (round((size - x) / 2 - 0.1) for x in (new_width, new_height))
-    canvas = np.full((size, size, 3), PADDING_GREY, np.uint8)
+    full_width, full_height = (size if square else -(-x // 32) * 32 for x in (new_width, new_height))
+    left, top = round((full_width - new_width) / 2 - 0.1), round((full_height - new_height) / 2 - 0.1)
+    canvas = np.full((full_height, full_width, 3), PADDING_GREY, np.uint8)
     canvas[top : top + new_height, left : left + new_width] = image
-    canvas.flags.writeable = False
     return canvas, scale, (left, top)
 
 
 def to_batch(*images: np.ndarray) -> np.ndarray:
     """Stack (H, W, 3) uint8 RGB images into a (N, 3, H, W) float32 batch with values in 0…1."""
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2), dtype=np.float32) / 255
+
+
+def prepared(detector: Detector, *images: np.ndarray) -> np.ndarray:
+    """Stack (H, W, 3) uint8 RGB images into what a detector takes: pixels, or ``to_batch`` of them."""
+    return np.stack(images) if detector.takes_pixels else to_batch(*images)
 
 
 def suppress(raw: np.ndarray, confidence: float = CONFIDENCE) -> list[np.ndarray]:

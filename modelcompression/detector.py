@@ -2,7 +2,8 @@
 
 Three runtimes (PyTorch, ONNX Runtime, OpenVINO) behind one face: a float32 batch (N, 3, H, W), RGB,
 values in 0…1, goes in; the YOLOv8 head's float32 output (N, 84, anchors) comes out: 4 box numbers
-(centre x, centre y, width, height in input pixels) and 80 class scores for each anchor.
+(centre x, centre y, width, height in input pixels) and 80 class scores for each anchor. A detector that
+``takes_pixels`` is given the uint8 pixels themselves, (N, H, W, 3).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 CHANNELS = 84
 PROBE = (1, 3, 64, 64)
+PIXELS = (1, 64, 64, 3)
 
 
 class DetectorError(RuntimeError):
@@ -31,9 +33,10 @@ class Detector(Protocol):
     runtime: str
     execution_precision: str
     threads: int
+    takes_pixels: bool
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """(N, 3, H, W) float32 in 0…1 → (N, 84, anchors) float32, a copy the caller owns."""
+        """What ``accuracy.prepared`` makes of images → (N, 84, anchors) float32, a copy the caller owns."""
         ...
 
 
@@ -49,6 +52,7 @@ class TorchDetector:
 
     runtime = "PyTorch"
     execution_precision = "f32"
+    takes_pixels = False
 
     def __init__(self, source: Path | Any, threads: int = 2, channels_last: bool = False) -> None:
         torch = _require("torch")
@@ -81,6 +85,7 @@ class OnnxDetector:
     """
 
     runtime = "ONNX Runtime"
+    takes_pixels = False
 
     def __init__(self, path: Path | str, threads: int = 2, exact: bool = True) -> None:
         ort = _require("onnxruntime")
@@ -115,6 +120,7 @@ class OpenVinoDetector:
     """
 
     runtime = "OpenVINO"
+    takes_pixels = False
 
     def __init__(
         self,
@@ -124,20 +130,10 @@ class OpenVinoDetector:
         hint: str = "LATENCY",
         shape: tuple[int, ...] | None = None,
     ) -> None:
-        openvino = _require("openvino")
         self.threads = _positive(threads)
         self.path = _existing(path)
-        core = openvino.Core()
-        supported = _executable(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-        if precision not in supported:
-            raise DetectorError(
-                f"this CPU does not execute {precision}: choose one of {', '.join(sorted(supported))}"
-            )
-        settings = {
-            "PERFORMANCE_HINT": hint,
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": precision,
-        }
+        settings = _openvino_settings(threads, precision, hint)
+        core = _require("openvino").Core()
         try:
             model = core.read_model(self.path)
             if shape:
@@ -145,14 +141,86 @@ class OpenVinoDetector:
             self.compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise DetectorError(f"{self.path} is no readable model: {_line(error)}") from None
-        rest = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        has_integers = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
-        self.execution_precision = f"int8, rest {rest}" if has_integers else rest
+        self.execution_precision = _openvino_precision(self.compiled, model)
         dims = [d.get_length() if d.is_static else None for d in model.inputs[0].partial_shape]
         probe(self, str(path), dims)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return self.compiled(batch)[0]
+
+
+class LeanDetector:
+    """An OpenVINO ``.xml`` of YOLOv8 whose input and head are rebuilt for speed, see ``lean.py``.
+
+    It is compiled anew, within a second, for each input shape that it meets for the first time.
+
+    Args:
+        precision, hint: as for ``OpenVinoDetector``.
+    """
+
+    runtime = "OpenVINO, lean graph"
+    takes_pixels = True
+
+    def __init__(
+        self, path: Path | str, threads: int = 2, precision: str = "f32", hint: str = "LATENCY"
+    ) -> None:
+        self.threads = _positive(threads)
+        self.path = _existing(path)
+        self._settings = _openvino_settings(threads, precision, hint)
+        self._compiled: dict[tuple[int, ...], Any] = {}
+        self.execution_precision = _openvino_precision(self.compiled(PIXELS), self._read())
+        probe(self, str(path))
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self.compiled(batch.shape)(batch)[0].transpose(0, 2, 1)
+
+    def compiled(self, shape: tuple[int, ...]) -> Any:
+        """The compiled graph for (N, H, W, 3) pixels; its output is (N, anchors, 84).
+
+        Raises:
+            DetectorError: a side is no multiple of 32, or the file is no exported YOLOv8.
+        """
+        if shape not in self._compiled:
+            from .lean import lean
+
+            batch, height, width, _ = shape
+            try:
+                graph = lean(self._read(), height, width, batch)
+            except (ValueError, RuntimeError) as error:
+                raise DetectorError(f"{self.path} has no lean form: {_line(error)}") from None
+            self._compiled[shape] = _require("openvino").Core().compile_model(graph, "CPU", self._settings)
+        return self._compiled[shape]
+
+    def _read(self) -> Any:
+        try:
+            return _require("openvino").Core().read_model(self.path)
+        except RuntimeError as error:
+            raise DetectorError(f"{self.path} is no readable model: {_line(error)}") from None
+
+
+def _openvino_settings(threads: int, precision: str, hint: str) -> dict[str, Any]:
+    """What to compile with.
+
+    Raises:
+        DetectorError: asked for a format that the CPU lacks, OpenVINO would execute in f32 without a word.
+    """
+    core = _require("openvino").Core()
+    supported = _executable(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    if precision not in supported:
+        raise DetectorError(
+            f"this CPU does not execute {precision}: choose one of {', '.join(sorted(supported))}"
+        )
+    return {
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+
+
+def _openvino_precision(compiled: Any, model: Any) -> str:
+    rest = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    has_integers = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+    return f"int8, rest {rest}" if has_integers else rest
 
 
 def _has_quantizers(path: Path) -> bool:
@@ -162,10 +230,7 @@ def _has_quantizers(path: Path) -> bool:
 
 
 def _executable(capabilities: list[str]) -> set[str]:
-    """The floating-point formats among OpenVINO's capability names, in its precision-hint spelling.
-
-    Asked for a format that the CPU lacks, OpenVINO would execute in f32 without a word.
-    """
+    """The floating-point formats among OpenVINO's capability names, in its precision-hint spelling."""
     spelling = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
     return {"f32"} | {spelling[name] for name in capabilities if name in spelling}
 
@@ -213,11 +278,12 @@ def probe(detector: Detector, name: str, shape: Sequence[int | None] = (None,) *
     """
     if len(shape) != 4 or shape[1] not in (3, None):
         raise DetectorError(f"{name} takes an input of shape {tuple(shape)}, not (N, 3, H, W)")
-    batch, channels, height, width = (given or free for given, free in zip(shape, PROBE, strict=True))
+    batch, _, height, width = (given or free for given, free in zip(shape, PROBE, strict=True))
     anchors = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
-    size = f"{batch}×{channels}×{height}×{width}"
+    size = f"{batch}×3×{height}×{width}"
     try:
-        output = detector(np.full((batch, channels, height, width), 0.5, np.float32))
+        grey = np.full((batch, 3, height, width), 0.5, np.float32)
+        output = detector(np.uint8(255 * grey).transpose(0, 2, 3, 1) if detector.takes_pixels else grey)
     except Exception as error:
         raise DetectorError(f"{name} cannot run on an input of {size}: {_line(error)}") from None
     if output.shape != (batch, CHANNELS, anchors):

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from . import ROOT, figures
-from .accuracy import Evaluation, Interval, evaluate, letterbox, paired_bootstrap, to_batch
+from .accuracy import Evaluation, Interval, evaluate, letterbox, paired_bootstrap, prepared, to_batch
 from .assets import report_and_calibration
 from .detector import Detector, probe
 from .footprint import bits_per_weight, size_mb, sparsity
@@ -56,7 +56,8 @@ class Homework:
     """One execution of a homework's notebook: its image sets, its reference model, its MLflow run.
 
     Args:
-        name: the homework's folder, such as ``hw3_pruning``.
+        name: the homework's folder, such as ``hw3_pruning``; for a further notebook in it
+            ``hw5_export/fastest``.
         smoke: a handful of images and few repetitions through the same code; such runs are tagged and
             never enter a table.
         n_images: images of val2017 to report on; None: the 281 listed ones.
@@ -89,6 +90,8 @@ class Homework:
         ships: Sequence[Path | str],
         params: Mapping[str, Any] | None = None,
         log: bool = True,
+        size: int = INPUT_SIZE,
+        square: bool = True,
     ) -> Measurement:
         """Evaluate on both image sets, time against the baseline, size, and log one experiment.
 
@@ -97,22 +100,27 @@ class Homework:
             ships: the files a user would deploy; the first one holds the weights.
             params: what the method was run with, for the experiment page.
             log: False leaves it out of the tables: it is only measured.
+            size: long side of the detector's input; the baseline keeps its own, 640.
+            square: False pads photographs to rectangles (``accuracy.letterbox``) and times the median
+                photograph of the report set instead of one square.
         """
         baseline = self._baseline_for(experiment, detector)
-        probe(detector, experiment, self.batch().shape)
-        report = evaluate(detector, self.images)
-        calibration = evaluate(detector, self.calibration)
+        probe(detector, experiment, (1, 3, size, size))
+        report = evaluate(detector, self.images, size, square=square)
+        calibration = evaluate(detector, self.calibration, size, square=square)
         delta = timing = None
         if baseline:
             delta = paired_bootstrap(report, baseline.report, self.resamples)
-        timing = time_pairs(baseline.detector if baseline else detector, detector, self.batch(), self.pairs)
+        reference = baseline.detector if baseline else detector
+        timing = time_pairs(reference, detector, self.batches(detector, size, square), self.pairs)
         metrics = _metrics(report, calibration, timing, ships)
         if baseline and delta:
             metrics |= _relative_metrics(metrics, delta, timing, baseline)
         found = Measurement(experiment, detector, report, calibration, delta, timing, metrics)
         self.measurements[experiment] = found
         if log:
-            self._log(found, ships, dict(params or {}))
+            shape = {"input_size": size, "input_shape": "square" if square else "rectangle"}
+            self._log(found, ships, shape | dict(params or {}))
         print(_sentence(found))
         return found
 
@@ -125,6 +133,23 @@ class Homework:
         """(1, 3, 640, 640): the first report image, what every latency is measured on."""
         return to_batch(letterbox(self.images.samples[0].path, INPUT_SIZE)[0])
 
+    def batches(
+        self, detector: Detector, size: int = INPUT_SIZE, square: bool = True
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What ``time_pairs`` feeds the baseline and a detector: the first report image, each its own way.
+
+        With ``square=False`` it is photographs from all over the report set, since their rectangles differ.
+        """
+        samples = self.images.samples
+        chosen = samples[:1] if square else samples[:: max(1, len(samples) // self.pairs)]
+        return [
+            (
+                to_batch(letterbox(sample.path, INPUT_SIZE)[0]),
+                prepared(detector, letterbox(sample.path, size, square)[0]),
+            )
+            for sample in chosen
+        ]
+
     def table(self) -> pd.DataFrame:
         """What this execution measured, one row an experiment, formatted for reading."""
         rows = [_row(found) for found in self.measurements.values()]
@@ -136,8 +161,8 @@ class Homework:
         print(f"Logged to {self.tracker.target.description}.")
 
     def _check(self, n_images: int | None) -> None:
-        if not re.fullmatch(r"hw\d+_\w+", self.name):
-            raise ParameterError(f"homework '{self.name}' is not named like hw3_pruning")
+        if not re.fullmatch(r"hw\d+_\w+(/\w+)?", self.name):
+            raise ParameterError(f"homework '{self.name}' is not named like hw3_pruning or hw5_export/more")
         if not isinstance(self.smoke, bool):
             raise ParameterError(f"SMOKE must be True or False, not {self.smoke!r}")
         if n_images is not None and (
@@ -193,7 +218,7 @@ class Homework:
             "runtime": found.detector.runtime,
             "execution_precision": found.detector.execution_precision,
         }
-        protocol = {"input_size": INPUT_SIZE, "latency_pairs": self.pairs, "batch": 1}
+        protocol = {"latency_pairs": self.pairs, "batch": 1}
         logged = {key: str(value) for key, value in (protocol | params).items()}
         artifacts = (*map(Path, ships), folder / "per_class.csv", curve)
         self.tracker.log(RunRecord(found.experiment, found.metrics, logged, tags, artifacts))

@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -66,15 +67,20 @@ class Cpu:
 
 
 def time_pairs(
-    baseline: Detector, variant: Detector, batch: np.ndarray, pairs: int = 40, seed: int = 0
+    baseline: Detector,
+    variant: Detector,
+    batch: np.ndarray | Sequence[tuple[np.ndarray, np.ndarray]],
+    pairs: int = 40,
+    seed: int = 0,
 ) -> Comparison:
-    """Time two detectors in alternation on the same batch.
+    """Time two detectors in alternation on the same batch, or on the same photographs.
 
     Each timed pass follows an untimed one of the same detector: caches are warm and the other
     runtime's worker threads, which spin for a while after their work, have gone to sleep.
 
     Args:
-        batch: (N, 3, H, W) float32.
+        batch: (N, 3, H, W) float32; or, for detectors that take their input differently, a pair of
+            batches for each of several photographs (the baseline's, the variant's), used in turn.
         pairs: timed passes of each.
 
     Returns:
@@ -84,15 +90,16 @@ def time_pairs(
     if pairs < 1:
         raise ValueError(f"pairs must be at least 1, not {pairs}")
     keep_freed_memory()
-    for detector in (baseline, variant):
+    detectors, batches = (baseline, variant), [(batch, batch)] if isinstance(batch, np.ndarray) else batch
+    for detector, given in zip(detectors, batches[0], strict=True):
         for _ in range(WARM_UPS):
-            detector(batch)
+            detector(given)
     times = np.empty((pairs, 2))
     for pair in range(pairs):
-        for column, detector in enumerate((baseline, variant)):
-            detector(batch)
+        for column, given in enumerate(batches[pair % len(batches)]):
+            detectors[column](given)
             start = time.perf_counter_ns()
-            detector(batch)
+            detectors[column](given)
             times[pair, column] = (time.perf_counter_ns() - start) / 1e6
     ratios = times[:, 0] / times[:, 1]
     draws = np.random.default_rng(seed).integers(0, pairs, (2000, pairs))

@@ -281,10 +281,13 @@ def _speed(row: pd.Series) -> tuple[str, str]:
 
 
 def _link(row: pd.Series, say: dict[str, str]) -> str:
-    """The experiment's name, leading to its notebook: hw5_export → hw5_export/export.ipynb."""
+    """The experiment's name, leading to its notebook: hw5_export → hw5_export/export.ipynb.
+
+    A homework's further notebook is named in full: hw5_export/fastest → hw5_export/fastest.ipynb.
+    """
     name = say["baseline"] if row["experiment"] == BASELINE else row["experiment"]
-    folder = row["homework"]
-    return f"[{name}]({folder}/{folder.partition('_')[2]}.ipynb)"
+    folder, _, further = row["homework"].partition("/")
+    return f"[{name}]({folder}/{further or folder.partition('_')[2]}.ipynb)"
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:
@@ -451,7 +454,7 @@ def check(root: Path) -> None:
 
 def report(rows: pd.DataFrame, homeworks: list[str]) -> str:
     """What results.csv holds of these homeworks, for a terminal."""
-    found = rows[rows["homework"].isin(homeworks)]
+    found = rows[rows["homework"].str.partition("/")[0].isin(homeworks)]
     if found.empty:
         wanted = f"complete runs on at least {REPORT_IMAGES} images of COCO val2017"
         return f"{CSV} has no row of {', '.join(homeworks)}: it takes {wanted}"

@@ -1,0 +1,134 @@
+"""How much of a forward pass is not the network? An OpenVINO graph without conversions and transpositions.
+
+The graph that ultralytics exports takes float planes of a fixed square, and decodes boxes in an order of
+dimensions in which the runtime does not keep its tensors. ``lean`` rebuilds both ends; all convolutions
+stay, and so do the detections:
+
+* **pixels in**: (N, H, W, 3) uint8, as an image decoder delivers them. The division by 255 becomes the
+  scale of the first convolution's input, which an INT8 kernel applies to its sums anyway.
+* **a head without transpositions**: convolution outputs are kept with channels last, so softmax, the
+  expected distance (the "DFL" of Li et al. 2020, Generalized Focal Loss) and the sigmoid run over the last
+  dimension, and a row of the output is an anchor.
+* **any rectangle**: positions and strides of the anchors are computed for the height and width at hand.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+STRIDES = (8, 16, 32)
+SIDES, BINS = 4, 16
+LEVELS = np.arange(256)
+
+
+def lean(graph: ov.Model, height: int, width: int, batch: int = 1) -> ov.Model:
+    """Rebuild the input and the head of a YOLOv8 graph; ``graph`` is used up.
+
+    Args:
+        graph: as exported by ultralytics and converted by OpenVINO, quantized by NNCF or not.
+        height, width: of the input in pixels, multiples of 32.
+        batch: images at a time.
+
+    Returns:
+        a graph that takes (batch, height, width, 3) uint8 RGB and gives (batch, anchors, 4 + classes)
+        float32: centre x, centre y, width, height in input pixels, class scores.
+
+    Raises:
+        ValueError: the graph has not the nodes of such an export, or a side is no multiple of 32.
+    """
+    if height % STRIDES[-1] or width % STRIDES[-1] or min(height, width, batch) < 1:
+        raise ValueError(f"an input of {height}×{width} pixels: both must be multiples of {STRIDES[-1]}")
+    distances, scores = (_head_outputs(graph, branch) for branch in ("cv2", "cv3"))
+    graph = ov.Model([node.output(0) for node in (*distances, *scores)], graph.get_parameters())
+    graph.reshape([batch, 3, height, width])
+    pixels = _pixels_in(graph)
+    boxes = _boxes(_rows(distances), *_anchors(height, width))
+    output = ops.concat([boxes, ops.sigmoid(_rows(scores))], 2)
+    return ov.Model([output.output(0)], [pixels], "lean")
+
+
+def _head_outputs(graph: ov.Model, branch: str) -> list[ov.Node]:
+    """The last convolution of one branch of the head at each of the three scales."""
+    pattern = re.compile(rf"/model\.\d+/{branch}\.\d/{branch}\.\d\.2/Conv")
+    found = sorted(
+        (op for op in graph.get_ordered_ops() if pattern.fullmatch(op.get_friendly_name())),
+        key=lambda op: op.get_friendly_name(),
+    )
+    if len(found) != len(STRIDES):
+        raise ValueError(f"no detection head as ultralytics exports it: {len(found)} scales of {branch}")
+    return found
+
+
+def _pixels_in(graph: ov.Model) -> ov.Node:
+    """Replace the float input (N, 3, H, W) in 0…1 by uint8 pixels (N, H, W, 3); return the new input."""
+    planes = graph.get_parameters()[0]
+    batch, _, height, width = planes.get_output_shape(0)
+    pixels = ops.parameter([batch, height, width, 3], np.uint8, "pixels")
+    for target in list(planes.output(0).get_target_inputs()):
+        scale = _exact_scale(target.get_node())
+        values = ops.multiply(ops.convert(pixels, "f32"), _constant(scale or 1 / 255, np.float32))
+        channels_first = ops.transpose(values, _constant([0, 3, 1, 2]))
+        readers = target.get_node().output(0).get_target_inputs() if scale else [target]
+        for reader in list(readers):
+            reader.replace_source_output(channels_first.output(0))
+    return pixels
+
+
+def _exact_scale(quantizer: ov.Node) -> float | None:
+    """The step of an input quantizer that maps pixel p/255 to p steps, for all p; None if it does not.
+
+    Such a quantizer only undoes the division by 255, so both can go.
+    """
+    if quantizer.get_type_name() != "FakeQuantize":
+        return None
+    constants = [quantizer.input_value(i).get_node() for i in range(1, 5)]
+    if any(node.get_type_name() != "Constant" or node.get_data().size != 1 for node in constants):
+        return None
+    low, high, out_low, out_high = (float(node.get_data().item()) for node in constants)
+    if low or out_low or high != out_high or quantizer.get_attributes()["levels"] != len(LEVELS):
+        return None
+    step = high / (len(LEVELS) - 1)
+    codes = np.clip(np.round(LEVELS / 255 / step), 0, len(LEVELS) - 1)
+    return step if (codes == LEVELS).all() else None
+
+
+def _rows(scales: list[ov.Node]) -> ov.Node:
+    """(N, C, H, W) at each scale → (N, anchors, C), without moving a value that lies channels last."""
+    rows = []
+    for node in scales:
+        batch, channels = list(node.get_output_shape(0))[:2]
+        last = ops.transpose(node, _constant([0, 2, 3, 1]))
+        rows.append(ops.reshape(last, _constant([batch, -1, channels]), False))
+    return ops.concat(rows, 1)
+
+
+def _boxes(logits: ov.Node, centres: np.ndarray, strides: np.ndarray) -> ov.Node:
+    """Distributions of the distance to the four sides (N, anchors, 4·16) → boxes (N, anchors, 4)."""
+    batch = logits.get_output_shape(0)[0]
+    bins = ops.softmax(ops.reshape(logits, _constant([batch, -1, SIDES, BINS]), False), 3)
+    expected = ops.matmul(bins, _constant(np.arange(BINS)[:, None], np.float32), False, False)
+    distances = ops.reshape(expected, _constant([batch, -1, SIDES]), False)
+    left_top, right_bottom = ops.split(distances, _constant(2), 2).outputs()
+    first = ops.subtract(_constant(centres, np.float32), left_top)
+    second = ops.add(_constant(centres, np.float32), right_bottom)
+    middle = ops.multiply(ops.add(first, second), _constant(strides / 2, np.float32))
+    extent = ops.multiply(ops.subtract(second, first), _constant(strides, np.float32))
+    return ops.concat([middle, extent], 2)
+
+
+def _anchors(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (1, anchors, 2) as x, y in units of the stride, and strides (1, anchors, 1) in pixels."""
+    centres, strides = [], []
+    for stride in STRIDES:
+        y, x = np.mgrid[: height // stride, : width // stride] + 0.5
+        centres.append(np.stack([x, y], -1).reshape(-1, 2))
+        strides.append(np.full((x.size, 1), stride))
+    return np.concatenate(centres)[None], np.concatenate(strides)[None]
+
+
+def _constant(values: object, dtype: type = np.int64) -> ov.Node:
+    return ops.constant(np.asarray(values, dtype))
