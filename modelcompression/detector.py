@@ -48,15 +48,20 @@ class TorchDetector:
             a ready ``torch.nn.Module``.
         threads: intra-op threads.
         channels_last: keep activations and weights in NHWC order, which oneDNN's kernels prefer.
+        precision: ``f32``, or ``bf16``: convolutions under ``torch.autocast``.
     """
 
     runtime = "PyTorch"
-    execution_precision = "f32"
     takes_pixels = False
 
-    def __init__(self, source: Path | Any, threads: int = 2, channels_last: bool = False) -> None:
+    def __init__(
+        self, source: Path | Any, threads: int = 2, channels_last: bool = False, precision: str = "f32"
+    ) -> None:
         torch = _require("torch")
         self.threads = _positive(threads)
+        if precision not in ("f32", "bf16"):
+            raise DetectorError(f"PyTorch computes in f32 or bf16 on a CPU, not in {precision}")
+        self.execution_precision = _executable(precision)
         self.model = load_yolo(source) if isinstance(source, str | Path) else source.eval()
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.model.to(memory_format=self._layout)
@@ -70,10 +75,11 @@ class TorchDetector:
         # PyTorch has one pool for the whole process; another detector may have resized it.
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        with torch.inference_mode():
+        half = torch.autocast("cpu", torch.bfloat16, enabled=self.execution_precision == "bf16")
+        with torch.inference_mode(), half:
             images = torch.from_numpy(batch).contiguous(memory_format=self._layout)
             output = self.model(images)
-        return (output[0] if isinstance(output, tuple | list) else output).numpy()
+        return (output[0] if isinstance(output, tuple | list) else output).float().numpy()
 
 
 class OnnxDetector:
@@ -199,21 +205,10 @@ class LeanDetector:
 
 
 def _openvino_settings(threads: int, precision: str, hint: str) -> dict[str, Any]:
-    """What to compile with.
-
-    Raises:
-        DetectorError: asked for a format that the CPU lacks, OpenVINO would execute in f32 without a word.
-    """
-    core = _require("openvino").Core()
-    supported = _executable(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    if precision not in supported:
-        raise DetectorError(
-            f"this CPU does not execute {precision}: choose one of {', '.join(sorted(supported))}"
-        )
     return {
         "PERFORMANCE_HINT": hint,
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": _executable(precision),
     }
 
 
@@ -229,10 +224,22 @@ def _has_quantizers(path: Path) -> bool:
     return any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in nodes)
 
 
-def _executable(capabilities: list[str]) -> set[str]:
-    """The floating-point formats among OpenVINO's capability names, in its precision-hint spelling."""
+def _executable(precision: str) -> str:
+    """The floating-point format, if this CPU executes it.
+
+    Raises:
+        DetectorError: it does not; the runtimes would compute in f32, or slowly, without a word.
+    """
+    if precision == "f32":
+        return precision
     spelling = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
-    return {"f32"} | {spelling[name] for name in capabilities if name in spelling}
+    capabilities = _require("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    supported = {"f32"} | {spelling[name] for name in capabilities if name in spelling}
+    if precision not in supported:
+        raise DetectorError(
+            f"this CPU does not execute {precision}: choose one of {', '.join(sorted(supported))}"
+        )
+    return precision
 
 
 def load_yolo(path: Path | str) -> Any:
