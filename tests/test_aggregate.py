@@ -11,7 +11,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
 
 import aggregate
-from aggregate import CSV, FIGURE, FIRST_TABLE, MARKERS, ResultsError, check, read_rows, regenerate
+from aggregate import MARKERS, check, regenerate
+from plots import spread
+from rows import BASELINE, CSV, FIRST_TABLE, ResultsError, read_rows
+from tables import CAPTIONS, FIGURE
 
 INTEL, AMD = "Intel Xeon 8481C", "AMD EPYC 7763"
 METRICS = {
@@ -33,7 +36,7 @@ def run(experiment: str = "ONNX", minute: int = 0, **changes: object) -> dict:
     tags |= {"versions": "torch 2.9, mlflow 3.17"}
     end = pd.Timestamp(2026, 5, 1, 12, tz="UTC") + pd.Timedelta(minutes=minute)
     metrics = METRICS
-    if experiment == aggregate.BASELINE:
+    if experiment == BASELINE:
         metrics = {key: value for key, value in METRICS.items() if not key.startswith(RELATIVE)}
     row = {"run_id": f"{experiment}-{minute}", "experiment": experiment, "end_time": end}
     row |= {f"metrics.{key}": changes.get(key, value) for key, value in metrics.items()}
@@ -49,7 +52,7 @@ def root(tmp_path: Path) -> Path:
     """A repository with empty tables."""
     (tmp_path / "results").mkdir()
     (tmp_path / FIRST_TABLE).write_bytes((aggregate.ROOT / FIRST_TABLE).read_bytes())
-    for name in aggregate.CAPTIONS:
+    for name in CAPTIONS:
         (tmp_path / name).write_text(EMPTY.format(*MARKERS), encoding="utf8")
     return tmp_path
 
@@ -199,7 +202,7 @@ def test_a_row_on_more_images_says_so(root) -> None:
 def test_both_languages_hold_the_same_numbers(root) -> None:
     regenerate(root, runs(run("Original model"), run("ONNX"), run("ONNX", cpu=AMD, latency_ms=77.7)))
     tables = []
-    for name in aggregate.CAPTIONS:
+    for name in CAPTIONS:
         lines = (root / name).read_text(encoding="utf8").splitlines()
         tables.append([re.findall(r"[−+]?\d[\d.]*|–", line) for line in lines if line.startswith("|")])
     assert len(tables[0]) > 10 and tables[0] == tables[1]
@@ -295,9 +298,9 @@ def test_the_figure_names_every_experiment_and_is_reproducible(root, count) -> N
 
 
 def test_labels_are_spread_just_enough() -> None:
-    crowded = aggregate.spread(np.array([0.9, 0.5, 0.5, 0.5]), gap=0.1)
+    crowded = spread(np.array([0.9, 0.5, 0.5, 0.5]), gap=0.1)
     assert crowded == pytest.approx([0.9, 0.6, 0.5, 0.4])
-    at_the_edges = aggregate.spread(np.array([1.0, 1.0, 0.0, 0.0]), gap=0.1)
+    at_the_edges = spread(np.array([1.0, 1.0, 0.0, 0.0]), gap=0.1)
     assert at_the_edges == pytest.approx([1.0, 0.9, 0.1, 0.0])
 
 
