@@ -1,10 +1,10 @@
-"""Turn finished runs into results.csv, the tables of both READMEs and the figure.
+"""Turn finished runs into results.csv, the tables of both READMEs and the figures.
 
     python results/aggregate.py            # read the runs, regenerate everything
     python results/aggregate.py --check    # do the READMEs still say what results.csv says?
 
 ``results.csv`` is committed and is the union of all runs that ever counted, so that a clone without
-runs of its own loses no row. Tables and figure are made from it alone.
+runs of its own loses no row. Tables and figures are made from it alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from plots import pareto
+from plots import figures
 from rows import (
     CSV,
     NUMBERS,
@@ -24,15 +24,12 @@ from rows import (
     ResultsError,
     csv_text,
     first_table,
-    headline,
-    machine_of,
-    machines,
     merge,
     parse,
     read_rows,
     rows_of,
 )
-from tables import CAPTIONS, FIGURE, block, number
+from tables import CAPTIONS, block, number
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKERS = "<!-- results:start -->", "<!-- results:end -->"
@@ -64,7 +61,7 @@ def readmes(root: Path, rows: pd.DataFrame) -> dict[str, str]:
 
 
 def regenerate(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Write results.csv, figure and README tables; return the rows.
+    """Write results.csv, figures and README tables; return the rows.
 
     Everything is made before anything is written.
     """
@@ -73,7 +70,7 @@ def regenerate(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
     rows = parse(text, NUMBERS)
     files = {CSV: text} | readmes(root, rows)
     if len(rows):
-        files[FIGURE] = pareto(headline(rows), machine_of(machines(rows)[0])["cpu"])
+        files |= figures(rows)
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,17 +81,20 @@ def regenerate(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def check(root: Path) -> None:
-    """Do READMEs and figure belong to results.csv?
+    """Do READMEs and figures belong to results.csv?
 
     Raises:
         ResultsError: they do not.
     """
     rows = merge(read_rows(root), pd.DataFrame(), first_table(root)["experiment"])
-    for name, text in readmes(root, rows).items():
+    files = readmes(root, rows)
+    if len(rows):
+        files |= figures(rows)
+    for name, text in files.items():
+        if not (root / name).exists():
+            raise ResultsError(f"{name} is missing: run `make table`")
         if text != (root / name).read_text(encoding="utf8"):
             raise ResultsError(f"{name} differs from what {CSV} says: run `make table`")
-    if len(rows) and not (root / FIGURE).exists():
-        raise ResultsError(f"{FIGURE} is missing: run `make table`")
 
 
 def report(rows: pd.DataFrame, homeworks: list[str]) -> str:
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = regenerate(ROOT, runs)
     if wish.print:
         print(report(rows, wish.print))
-    print(f"{CSV}: {len(rows)} rows; tables and figure regenerated")
+    print(f"{CSV}: {len(rows)} rows; tables and figures regenerated")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ NUMBERS = [*METRICS, "images"]
 NEEDED = ["experiment", "homework", *MACHINE, "finished", "map50_95", "latency_ms", "size_mb"]
 
 CSV, FIRST_TABLE = "results/results.csv", "results/original.csv"
+FIGURES = {name: f"results/figures/{name}.svg" for name in ("pareto", "forest", "speed")}
 
 
 class ResultsError(RuntimeError):
@@ -131,6 +132,20 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
     elsewhere = elsewhere.drop_duplicates("experiment", keep="last")
     elsewhere = elsewhere.assign(**dict.fromkeys(MILLISECONDS + SPEEDUP, float("nan")))
     return pd.concat([published, elsewhere]).sort_index()
+
+
+def winner(shown: pd.DataFrame, gain: str, loss: float | None) -> pd.Series | None:
+    """The row that gains most among those that lose little; None if there is no such row.
+
+    Args:
+        shown: one row an experiment, see ``headline``.
+        gain: ``size_ratio``, ``speedup``, or ``both``: their product.
+        loss: how much of mAP50-95 may be lost, as a fraction; None: the interval must reach 0.
+    """
+    fits = shown["map50_95_delta_hi"] >= 0 if loss is None else shown["map50_95_delta"] >= -loss
+    gains = shown["size_ratio"] * shown["speedup"] if gain == "both" else shown[gain]
+    gains = gains[fits].dropna()
+    return None if gains.empty else shown.loc[gains.idxmax()]
 
 
 def machine_of(group: pd.DataFrame) -> dict[str, str]:

@@ -5,12 +5,57 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rows import ACCURACY, BASELINE, DELTA, FIRST_NUMBERS, SPEEDUP, headline, machine_of, machines
+from rows import (
+    ACCURACY,
+    BASELINE,
+    DELTA,
+    FIGURES,
+    FIRST_NUMBERS,
+    SPEEDUP,
+    headline,
+    machine_of,
+    machines,
+    winner,
+)
 
-FIGURE = "results/figures/pareto.svg"
+SAME_OUTPUT = 0.002  # an interval narrower than this belongs to a model with the original's output
+GOALS = [
+    *(("size_ratio", 0.01), ("size_ratio", None), ("size_ratio", 0.03)),
+    *(("speedup", 0.01), ("speedup", None), ("speedup", 0.03)),
+    ("both", 0.03),
+]  # what to gain, what may be lost: see rows.winner
 
 CAPTIONS = {
     "README.md": {
+        "gain": "**What do I gain, what do I lose?** At a loss of at most 3 % of mAP50-95, the file becomes "
+        "**{smaller}× smaller**, or the model **{faster}× faster**, or both at once: {both_smaller}× smaller "
+        "and {both_faster}× faster. On **{cpu}** ({isa}), threads: {threads}:",
+        "goal": "Goal",
+        "take": "Take",
+        "goals": {
+            "size_ratio": "smallest file",
+            "speedup": "fastest",
+            "both": "small and fast",
+            None: "loss within the noise",
+            0.01: "loss ≤ 1 %",
+            0.03: "loss ≤ 3 %",
+        },
+        "trust": "**Can I trust it?** All of this is measured on {images} images of COCO val2017 that "
+        "nothing was calibrated or tuned on. Each model is compared with the original on the same images; "
+        "square brackets hold 95 % intervals, for accuracy by resampling those images, for speed by "
+        "resampling pairs timed in alternation. A loss is within the noise if its interval reaches 0: so it "
+        "is for {same} of {count} models. A typical interval is ±{half} %; losses smaller than that stay "
+        "unseen, and the best of many is a little flattered. [Tests](tests/test_accuracy.py) hold the "
+        "metrics against ultralytics' own validation and COCOeval.",
+        "more": "[results/report.html](results/report.html) has every column of every run, to sort and to "
+        "filter: download it and open it in a browser, it needs no network.",
+        "all": "### All experiments",
+        "figures": {
+            "pareto": "Two scatter plots: change of mAP50-95 against the size of the shipped files and "
+            "against the speed-up; the models that no other beats are numbered and listed",
+            "forest": "Change of mAP50-95 of every experiment with its 95 % interval, by homework",
+            "speed": "Speed-up of every experiment with its 95 % interval, by machine",
+        },
         "baseline": BASELINE,
         "empty": "No runs yet: `make run HW=all` fills this in.",
         "machine": "On **{cpu}** ({isa}), threads: {threads}; batch 1, 640×640; "
@@ -22,7 +67,6 @@ CAPTIONS = {
         "zeros": "Zeros, %",
         "reference": "reference",
         "images": "images",
-        "figure": "Accuracy against size of the shipped files, coloured by speed-up",
         "other": "Speed on **{cpu}** ({isa}), threads: {threads}:",
         "coco128": "### coco128: the first table and now",
         "upper": "Upper line: the first table, compiled by hand. Lower line, bold: now.",
@@ -31,6 +75,35 @@ CAPTIONS = {
         "and the CPU is another one, so the milliseconds of the two lines do not compare.",
     },
     "README.ru.md": {
+        "gain": "**Что я выигрываю и что теряю?** При потере не более 3 % mAP50-95 файл становится "
+        "**в {smaller}× меньше**, либо модель – **в {faster}× быстрее**, либо всё сразу: в {both_smaller}× "
+        "меньше и в {both_faster}× быстрее. На **{cpu}** ({isa}), потоков: {threads}:",
+        "goal": "Цель",
+        "take": "Что взять",
+        "goals": {
+            "size_ratio": "наименьший файл",
+            "speedup": "наибольшая скорость",
+            "both": "и мало, и быстро",
+            None: "потеря в пределах шума",
+            0.01: "потеря ≤ 1 %",
+            0.03: "потеря ≤ 3 %",
+        },
+        "trust": "**Можно ли этому верить?** Всё измерено на изображениях COCO val2017 ({images}), на "
+        "которых ничего не калибровалось и не настраивалось. Каждая модель сравнивается с исходной на одних "
+        "и тех же изображениях; в квадратных скобках – интервалы 95 %, для точности – по выборкам из этих "
+        "изображений, для скорости – по выборкам из пар, измеренных попеременно. Потеря в пределах шума, "
+        "если её интервал доходит до 0: так у {same} моделей из {count}. Обычный интервал – ±{half} %; "
+        "меньшие потери остаются незамеченными, а лучшая из многих моделей немного приукрашена. "
+        "[Тесты](tests/test_accuracy.py) сверяют метрики с собственной валидацией ultralytics и с COCOeval.",
+        "more": "В [results/report.html](results/report.html) – все столбцы всех запусков, с сортировкой и "
+        "фильтром: скачайте и откройте в браузере, сеть не нужна.",
+        "all": "### Все эксперименты",
+        "figures": {
+            "pareto": "Две диаграммы: изменение mAP50-95 в зависимости от размера отправляемых файлов и от "
+            "ускорения; модели, которых не превосходит ни одна другая, пронумерованы и перечислены",
+            "forest": "Изменение mAP50-95 каждого эксперимента с интервалом 95 %, по домашним работам",
+            "speed": "Ускорение каждого эксперимента с интервалом 95 %, по машинам",
+        },
         "baseline": f"Исходная модель ({BASELINE})",
         "empty": "Запусков ещё нет: таблицу заполнит `make run HW=all`.",
         "machine": "На **{cpu}** ({isa}), потоков: {threads}; батч 1, 640×640; "
@@ -42,7 +115,6 @@ CAPTIONS = {
         "zeros": "Нули, %",
         "reference": "эталон",
         "images": "изображений",
-        "figure": "Точность и размер отправляемых файлов, цвет – ускорение",
         "other": "Скорость на **{cpu}** ({isa}), потоков: {threads}:",
         "coco128": "### coco128: первая таблица и сейчас",
         "upper": "Верхняя строка – первая таблица, составленная вручную; нижняя, жирная – сейчас.",
@@ -68,9 +140,11 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
     shown = headline(rows)
     images = int(shown["images"].mode()[0])
     parts = [
+        *_at_a_glance(shown, published, images, say),
+        *(f"![{say['figures'][name]}]({path})" for name, path in FIGURES.items()),
+        say["all"],
         say["machine"].format(images=images, **machine_of(published)),
         _main_table(shown, images, say),
-        f"![{say['figure']}]({FIGURE})",
     ]
     for group in others:
         parts += [say["other"].format(**machine_of(group)), _speed_table(group, say)]
@@ -78,10 +152,44 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
     return "\n" + "\n\n".join(parts) + "\n"
 
 
+def _at_a_glance(shown: pd.DataFrame, published: pd.DataFrame, images: int, say: dict) -> list[str]:
+    """What one gains, what one loses, whether to trust it; nothing before the first compressed model."""
+    smallest, fastest, both = (winner(shown, gain, 0.03) for gain in ("size_ratio", "speedup", "both"))
+    if both is None:
+        return []
+    gains = {"smaller": smallest["size_ratio"], "faster": fastest["speedup"]}
+    gains |= {"both_smaller": both["size_ratio"], "both_faster": both["speedup"]}
+    shortened = {key: number(value, ".1f") for key, value in gains.items()}
+    width = (shown["map50_95_delta_hi"] - shown["map50_95_delta_lo"]).dropna()
+    trust = say["trust"].format(
+        images=images,
+        same=(shown["map50_95_delta_hi"] >= 0).sum(),
+        count=len(width),
+        half=number(100 * width[width > SAME_OUTPUT].median() / 2, ".1f"),
+    )
+    return [say["gain"].format(**shortened, **machine_of(published)), _goal_table(shown, say), trust]
+
+
+def _goal_table(shown: pd.DataFrame, say: dict) -> str:
+    """What to take for which goal."""
+    lines = []
+    for gain, loss in GOALS:
+        row = winner(shown, gain, loss)
+        if row is not None:
+            delta, times = _interval(100 * row[DELTA], "+z.1f"), _interval(row[SPEEDUP], ".2f")
+            goal = f"{say['goals'][gain]}, {say['goals'][loss]}"
+            lines.append([goal, _link(row, say), delta, _size(row), times])
+    return _table([say["goal"], say["take"], "Δ, %", say["size"], say["times"]], lines, words=2)
+
+
 def _main_table(shown: pd.DataFrame, images: int, say: dict[str, str]) -> str:
     head = [say["experiment"], "P", "R", "mAP50", "mAP50-95", "Δ, %"]
     head += [say[key] for key in ("ms", "times", "size", "zeros")]
-    return _table(head, [_main_cells(row, images, say) for _, row in shown.iterrows()])
+    lines = []
+    for homework, rows in shown.groupby("homework"):
+        lines.append([f"**[{homework}]({_notebook(homework)})**", *[""] * (len(head) - 1)])
+        lines += [_main_cells(row, images, say) for _, row in rows.iterrows()]
+    return _table(head, lines)
 
 
 def _main_cells(row: pd.Series, images: int, say: dict[str, str]) -> list[str]:
@@ -90,7 +198,6 @@ def _main_cells(row: pd.Series, images: int, say: dict[str, str]) -> list[str]:
     if row["images"] != images:
         name += f"<br>({row['images']:.0f} {say['images']})"
     ms, times = _speed(row)
-    size = number(row["size_mb"], ".2f")
     return [
         name,
         *(number(row[key], ".3f") for key in ACCURACY[:3]),
@@ -98,7 +205,7 @@ def _main_cells(row: pd.Series, images: int, say: dict[str, str]) -> list[str]:
         say["reference"] if is_reference else _interval(100 * row[DELTA], "+z.2f"),
         ms if ms == "–" else f"{ms}<br><sub>{row['execution_precision']}</sub>",
         times,
-        size if is_reference else f"{size}<br>({number(row['size_ratio'], '.2f')}×)",
+        _size(row),
         number(100 * row["sparsity"], ".2f"),
     ]
 
@@ -126,20 +233,30 @@ def _coco128_table(shown: pd.DataFrame, original: pd.DataFrame, say: dict[str, s
     return _table([say["experiment"], *head], lines)
 
 
+def _size(row: pd.Series) -> str:
+    size = number(row["size_mb"], ".2f")
+    return size if row["experiment"] == BASELINE else f"{size}<br>({number(row['size_ratio'], '.2f')}×)"
+
+
 def _speed(row: pd.Series) -> tuple[str, str]:
     ms = number(row["latency_ms"], ".1f")
     return ms, "1" if row["experiment"] == BASELINE and ms != "–" else _interval(row[SPEEDUP], ".2f")
 
 
 def _link(row: pd.Series, say: dict[str, str]) -> str:
-    """The experiment's name, leading to its notebook: hw5_export → hw5_export/export.ipynb."""
+    """The experiment's name, leading to its notebook."""
     name = say["baseline"] if row["experiment"] == BASELINE else row["experiment"]
-    folder = row["homework"]
-    return f"[{name}]({folder}/{folder.partition('_')[2]}.ipynb)"
+    return f"[{name}]({_notebook(row['homework'])})"
 
 
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    rule = ["---"] + ["--:"] * (len(head) - 1)
+def _notebook(homework: str) -> str:
+    """hw5_export → hw5_export/export.ipynb."""
+    return f"{homework}/{homework.partition('_')[2]}.ipynb"
+
+
+def _table(head: list[str], lines: list[list[str]], words: int = 1) -> str:
+    """Markdown; all but the first ``words`` columns hold numbers."""
+    rule = ["---"] * words + ["--:"] * (len(head) - words)
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
 
 

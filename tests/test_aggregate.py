@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
 
 import aggregate
 from aggregate import MARKERS, check, regenerate
-from plots import spread
-from rows import BASELINE, CSV, FIRST_TABLE, ResultsError, read_rows
-from tables import CAPTIONS, FIGURE
+from plots import style
+from rows import BASELINE, CSV, DELTA, FIGURES, FIRST_TABLE, ResultsError, headline, read_rows, winner
+from tables import CAPTIONS
 
 INTEL, AMD = "Intel Xeon 8481C", "AMD EPYC 7763"
 METRICS = {
@@ -133,7 +133,7 @@ def test_without_any_run_the_tables_say_so(root) -> None:
     regenerate(root, pd.DataFrame())
     check(root)
     assert "No runs yet" in (root / "README.md").read_text(encoding="utf8")
-    assert not (root / FIGURE).exists()
+    assert not (root / "results/figures").exists()
 
 
 def test_a_speed_column_belongs_to_one_cpu(root) -> None:
@@ -178,7 +178,7 @@ def test_cells_show_what_was_measured(root) -> None:
     (not_measured,) = cells(root, "Global pruning 10 %")
     assert not_measured[0] == "0.632<br>**–**" and not_measured[-1] == "9.98<br>**–**"
     assert cells(root, "Original model")[0][4:7] == ["reference", "25.6<br><sub>f32</sub>", "1"]
-    assert "[ONNX](hw5_export/export.ipynb)" in (root / "README.md").read_text(encoding="utf8")
+    assert "[hw5_export](hw5_export/export.ipynb)" in (root / "README.md").read_text(encoding="utf8")
 
 
 def test_rows_stand_in_the_first_tables_order_then_by_homework(root) -> None:
@@ -226,8 +226,13 @@ def test_check_notices_one_digit_and_a_missing_figure(root) -> None:
             check(root)
         (root / name).write_text(text, encoding="utf8")
     check(root)
-    (root / FIGURE).unlink()
-    with pytest.raises(ResultsError, match=r"pareto\.svg is missing"):
+    path = root / FIGURES["forest"]
+    text = path.read_text(encoding="utf8")
+    path.write_text(text.replace("−1.2", "−1.3", 1), encoding="utf8")
+    with pytest.raises(ResultsError, match=r"forest\.svg differs"):
+        check(root)
+    path.unlink()
+    with pytest.raises(ResultsError, match=r"forest\.svg is missing"):
         check(root)
 
 
@@ -285,23 +290,62 @@ def test_rows_of_both_sides_of_a_git_merge_do_no_harm(root) -> None:
     assert read_rows(root)["map50"].tolist() == [0.522]
 
 
-@pytest.mark.parametrize("count", [1, 3, 25])
-def test_the_figure_names_every_experiment_and_is_reproducible(root, count) -> None:
+@pytest.mark.parametrize("count", [1, 3, 45])
+def test_figures_name_every_experiment_and_are_reproducible(root, count) -> None:
     names = [f"Experiment {index}" for index in range(count)]
-    rows = [run(name, size_mb=12.1 / (1 + index // 6)) for index, name in enumerate(names)]
-    regenerate(root, runs(*rows))
-    first = (root / FIGURE).read_bytes()
-    assert all(f"<!-- {name} ".encode() in first for name in names), "matplotlib notes each text"
-    (root / FIGURE).unlink()
+    rows = [run(name, size_mb=12.1 / (1 + index)) for index, name in enumerate(names)]
+    regenerate(root, runs(run(BASELINE, runtime="PyTorch"), *rows))
+    paths = [root / path for path in FIGURES.values()]
+    first = [path.read_bytes() for path in paths]
+    assert all(f">{name}<".encode() in svg for name in names for svg in first[1:])
+    for path in paths:
+        path.unlink()
     regenerate(root, pd.DataFrame())
-    assert (root / FIGURE).read_bytes() == first
+    assert [path.read_bytes() for path in paths] == first
 
 
-def test_labels_are_spread_just_enough() -> None:
-    crowded = spread(np.array([0.9, 0.5, 0.5, 0.5]), gap=0.1)
-    assert crowded == pytest.approx([0.9, 0.6, 0.5, 0.4])
-    at_the_edges = spread(np.array([1.0, 1.0, 0.0, 0.0]), gap=0.1)
-    assert at_the_edges == pytest.approx([1.0, 0.9, 0.1, 0.0])
+def test_the_front_is_what_nothing_beats(root) -> None:
+    regenerate(
+        root,
+        runs(
+            run("Small", size_mb=1.0, speedup=1.0),
+            run("Fast", size_mb=4.0, speedup=3.0),
+            run("Beaten", size_mb=4.1, speedup=2.9),
+            run("As fast within noise, larger", size_mb=1.1, speedup=1.01),
+        ),
+    )
+    svg = (root / FIGURES["pareto"]).read_text(encoding="utf8")
+    assert re.findall(r">(Small|Fast|Beaten|As fast)[^<]*<", svg) == ["Small", "Fast"]
+
+
+def test_an_outlier_becomes_an_arrow_with_its_value(root) -> None:
+    outlier = dict(zip(DELTA, (-0.36, -0.39, -0.33), strict=True))
+    regenerate(root, runs(run("ONNX"), run("Pruned", homework="hw3_pruning", **outlier)))
+    pareto, forest = ((root / FIGURES[name]).read_text(encoding="utf8") for name in ("pareto", "forest"))
+    assert ">−36 %<" in pareto and "−36.0 [−39.0, −33.0]" in forest
+    assert ">−20<" not in pareto + forest, "an axis was stretched for it"
+
+
+def test_homeworks_differ_in_colour_and_in_marker() -> None:
+    styles = [style(f"hw{number}_any") for number in range(1, 8)]
+    assert all(len(set(kind)) == 7 for kind in zip(*styles, strict=True))
+    assert style("hw8_any") == style("hw1_any"), "an eighth homework has a style, too"
+
+
+def test_the_winner_gains_most_and_loses_no_more_than_allowed(root) -> None:
+    small = {"size_ratio": 6.0, "speedup": 1.0} | dict(zip(DELTA, (-0.02, -0.03, -0.01), strict=True))
+    quick = {"size_ratio": 2.0, "speedup": 4.0} | dict(zip(DELTA, (-0.005, -0.02, 0.01), strict=True))
+    regenerate(root, runs(run(BASELINE), run("Small", **small), run("Quick", **quick)))
+    shown = headline(read_rows(root))
+    names = {
+        wish: winner(shown, *wish)["experiment"]
+        for wish in [("size_ratio", 0.03), ("size_ratio", 0.01), ("size_ratio", None), ("both", 0.03)]
+    }
+    assert list(names.values()) == ["Small", "Quick", "Quick", "Quick"]
+    assert winner(shown, "speedup", 0.001) is None
+    text = (root / "README.md").read_text(encoding="utf8")
+    assert "**6.0× smaller**" in text and "**4.0× faster**" in text and "1 of 2 models" in text
+    assert "| smallest file, loss ≤ 3 % | [Small](" in text
 
 
 def test_the_printed_report_holds_the_homework_asked_for(root) -> None:
