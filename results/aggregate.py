@@ -1,10 +1,10 @@
-"""Turn finished runs into results.csv, the tables of both READMEs and the figures.
+"""Turn finished runs into results.csv, the tables of both READMEs, the figures and report.html.
 
     python results/aggregate.py            # read the runs, regenerate everything
     python results/aggregate.py --check    # do the READMEs still say what results.csv says?
 
 ``results.csv`` is committed and is the union of all runs that ever counted, so that a clone without
-runs of its own loses no row. Tables and figures are made from it alone.
+runs of its own loses no row. All else is made from it alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from page import PAGE, page
 from plots import figures
 from rows import (
     CSV,
@@ -54,23 +55,25 @@ def with_block(root: Path, readme: str, fresh: str) -> str:
     return text[:start] + "\n" + fresh + "\n" + text[end:]
 
 
-def readmes(root: Path, rows: pd.DataFrame) -> dict[str, str]:
-    """File name → its text with regenerated tables."""
+def made_of(root: Path, rows: pd.DataFrame) -> dict[str, str]:
+    """File name → text of all that is made of results.csv: READMEs, and with any row figures and page."""
     original = first_table(root)
-    return {name: with_block(root, name, block(rows, original, name)) for name in CAPTIONS}
+    files = {name: with_block(root, name, block(rows, original, name)) for name in CAPTIONS}
+    if len(rows):
+        drawn = figures(rows)
+        files |= drawn | {PAGE: page(rows, drawn)}
+    return files
 
 
 def regenerate(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Write results.csv, figures and README tables; return the rows.
+    """Write results.csv and all that is made of it; return the rows.
 
     Everything is made before anything is written.
     """
     names = first_table(root)["experiment"]
     text = csv_text(merge(read_rows(root), rows_of(runs), names))
     rows = parse(text, NUMBERS)
-    files = {CSV: text} | readmes(root, rows)
-    if len(rows):
-        files |= figures(rows)
+    files = {CSV: text} | made_of(root, rows)
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,15 +84,13 @@ def regenerate(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def check(root: Path) -> None:
-    """Do READMEs and figures belong to results.csv?
+    """Do READMEs, figures and page belong to results.csv?
 
     Raises:
         ResultsError: they do not.
     """
     rows = merge(read_rows(root), pd.DataFrame(), first_table(root)["experiment"])
-    files = readmes(root, rows)
-    if len(rows):
-        files |= figures(rows)
+    files = made_of(root, rows)
     for name, text in files.items():
         if not (root / name).exists():
             raise ResultsError(f"{name} is missing: run `make table`")
@@ -132,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = regenerate(ROOT, runs)
     if wish.print:
         print(report(rows, wish.print))
-    print(f"{CSV}: {len(rows)} rows; tables and figures regenerated")
+    print(f"{CSV}: {len(rows)} rows; tables, figures and report.html regenerated")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
-from rows import BASELINE, DELTA, FIGURES, SPEEDUP, headline, machine_of, machines
+from rows import BASELINE, DELTA, FIGURES, SPEEDUP, headline, machine_name, machine_of, machines
 
 # Okabe & Ito, told apart by everyone; a marker each, for print. hw1 takes the first, hw2 the second …
 PALETTE = [
@@ -119,7 +119,7 @@ def speed(rows: pd.DataFrame) -> str:
             name = f"{alike.sum()} run as the original, by {runtime} (range)"
             lines.append(_Line(name, None, ratios.median(), ratios.min(), ratios.max(), f"{ms:.1f} ms"))
         if lines:
-            groups["{cpu} ({isa}), threads: {threads}".format(**machine_of(group))] = lines
+            groups[machine_name(group.iloc[0])] = lines
     return _intervals(groups, 1, "Times faster than the original model (with 95 % interval)", ".2f")
 
 

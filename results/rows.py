@@ -148,5 +148,10 @@ def winner(shown: pd.DataFrame, gain: str, loss: float | None) -> pd.Series | No
     return None if gains.empty else shown.loc[gains.idxmax()]
 
 
+def machine_name(row: pd.Series) -> str:
+    """CPU, instruction set and threads of a row, in words."""
+    return f"{row['cpu']} ({row['isa']}), threads: {row['threads']}"
+
+
 def machine_of(group: pd.DataFrame) -> dict[str, str]:
     return group.sort_values("finished").iloc[-1][["cpu", "isa", "threads"]].to_dict()

@@ -142,6 +142,7 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
     parts = [
         *_at_a_glance(shown, published, images, say),
         *(f"![{say['figures'][name]}]({path})" for name, path in FIGURES.items()),
+        say["more"],
         say["all"],
         say["machine"].format(images=images, **machine_of(published)),
         _main_table(shown, images, say),

@@ -1,0 +1,130 @@
+"""results/report.html: every column of every row, sortable, with the figures; one file, no network."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+
+import pandas as pd
+
+from rows import FIGURES, machine_name, machines
+from tables import CAPTIONS, number
+
+PAGE = "results/report.html"
+TEMPLATE = Path(__file__).with_name("report.template.html")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the page.
+
+    Args:
+        name: of the column in results.csv that it is sorted by.
+        title: its heading.
+        meaning: what the page says about it.
+        form: format of a number; empty for text.
+        scale: what a number is multiplied by.
+        interval: whether ``name``_lo and ``name``_hi are its 95 % interval.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    form: str = ""
+    scale: float = 1
+    interval: bool = False
+
+
+COLUMNS_SHOWN = [
+    Column("experiment", "Experiment", "Name of the row; its notebook is in the homework's folder."),
+    Column(
+        "map50_95_delta", "Δ mAP50-95, %", "Relative change of mAP50-95 to the original model measured in "
+        "the same run on the same images, with a paired bootstrap 95 % interval.", "+z.2f", 100, True,
+    ),
+    Column("size_mb", "MB", "Bytes of the files one would ship, in units of 2^20 bytes.", ".2f"),
+    Column("size_ratio", "× smaller", "Size of the original checkpoint divided by that.", ".2f"),
+    Column(
+        "speedup", "× faster", "Median ratio of forward passes to the original model (eager PyTorch), timed "
+        "in alternation in one process, with a bootstrap 95 % interval.", ".2f", 1, True,
+    ),
+    Column("latency_ms", "ms", "Median of one forward pass of one image, without decoding and NMS.", ".1f"),
+    Column("latency_p90_ms", "ms, p90", "90th percentile of the same.", ".1f"),
+    Column("baseline_latency_ms", "ms, original", "Median of the original model in the same process.", ".1f"),
+    Column("homework", "Homework", "Folder of the notebook."),
+    Column("map50_95", "mAP50-95", "Mean average precision over IoU 0.5 … 0.95 on COCO val2017.", ".4f"),
+    Column("map50", "mAP50", "Mean average precision at IoU 0.5.", ".3f"),
+    Column("precision", "P", "Precision at the confidence of the greatest mean F1.", ".3f"),
+    Column("recall", "R", "Recall at the same confidence.", ".3f"),
+    Column("coco128_map50_95", "coco128 mAP50-95", "On coco128, which calibration and tuning use.", ".4f"),
+    Column("coco128_map50", "coco128 mAP50", "On coco128.", ".3f"),
+    Column("coco128_precision", "coco128 P", "On coco128.", ".3f"),
+    Column("coco128_recall", "coco128 R", "On coco128.", ".3f"),
+    Column("sparsity", "Zeros, %", "Exact zeros among the convolution weights as shipped.", ".2f", 100),
+    Column("bits_per_weight", "Bits a weight", "Bits of the shipped files for each weight.", ".2f"),
+    Column("runtime", "Runtime", "What executes the model."),
+    Column("execution_precision", "Executes in", "Number format that the CPU computes in."),
+    Column("cpu", "CPU", "Model of the CPU that the times belong to."),
+    Column("isa", "Instructions", "The widest instruction set of that CPU which matters here."),
+    Column("threads", "Threads", "Threads of each detector."),
+    Column("images", "Images", "Images of COCO val2017 that the accuracy is measured on.", ".0f"),
+    Column("dataset", "Set", "Name of that set of images."),
+    Column("finished", "Finished", "When the run ended (UTC)."),
+    Column("git_commit", "Commit", "Of this repository; -dirty: with changes that were not committed."),
+    Column("run_id", "Run", "Its identifier in MLflow."),
+    Column("versions", "Versions", "Of the packages that matter."),
+]  # fmt: skip
+
+
+def page(rows: pd.DataFrame, figures: dict[str, str]) -> str:
+    """HTML of the whole page.
+
+    Args:
+        rows: results.csv.
+        figures: file name → SVG, see ``plots.figures``.
+    """
+    names = [machine_name(group.iloc[0]) for group in machines(rows)]
+    alts = CAPTIONS["README.md"]["figures"]
+    return Template(TEMPLATE.read_text(encoding="utf8")).substitute(
+        homeworks="".join(f"<option>{escape(name)}</option>" for name in sorted(rows["homework"].unique())),
+        machines="".join(f"<option>{escape(name)}</option>" for name in names),
+        head="".join(map(_heading, COLUMNS_SHOWN)),
+        rows="\n".join(_row(row) for _, row in rows.iterrows()),
+        figures="\n".join(_figure(figures[path], alts[name]) for name, path in FIGURES.items()),
+        columns="\n".join(f"<dt>{escape(c.title)}</dt><dd>{escape(c.meaning)}</dd>" for c in COLUMNS_SHOWN),
+    )
+
+
+def _heading(column: Column) -> str:
+    kind = " data-number" if column.form else ""
+    button = f'<button type="button">{escape(column.title)}</button>'
+    return f'<th scope="col" aria-sort="none"{kind} title="{escape(column.meaning)}">{button}</th>'
+
+
+def _row(row: pd.Series) -> str:
+    name, *others = (_cell(row, column) for column in COLUMNS_SHOWN)
+    name = name.replace("<td", '<th scope="row"', 1).replace("</td>", "</th>")
+    homework, machine = escape(row["homework"]), escape(machine_name(row))
+    return f'<tr data-homework="{homework}" data-machine="{machine}">{name}{"".join(others)}</tr>'
+
+
+def _cell(row: pd.Series, column: Column) -> str:
+    value = row[column.name]
+    if not column.form:
+        return f'<td data-value="{escape(value)}">{escape(value)}</td>'
+    if pd.isna(value):
+        return '<td class="number">–</td>'
+    text = number(column.scale * value, column.form)
+    if column.interval:
+        low, high = (number(column.scale * row[f"{column.name}_{end}"], column.form) for end in ("lo", "hi"))
+        text += f" <small>[{low}, {high}]</small>"
+    return f'<td class="number" data-value="{value:.6g}">{text}</td>'
+
+
+def _figure(svg: str, alt: str) -> str:
+    source = f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
+    image = f'<img src="{source}" alt="{escape(alt)}">'
+    box = f'<div class="scroll" role="region" aria-label="{escape(alt)}" tabindex="0">{image}</div>'
+    return f"<figure>{box}<figcaption>{escape(alt)}</figcaption></figure>"
