@@ -261,7 +261,7 @@ def image_set(name: str, n: int | None = None, progress: bool = True) -> ImageSe
     """
     if name != "demo" and name not in SOURCES:
         raise AssetError(f"unknown image set '{name}': choose one of {', '.join(SOURCES)}, demo")
-    entries = _demo_entries() if name == "demo" else _listed(name)
+    entries = _demo_entries() if name == "demo" else listing(name)
     most = FULL_VAL if name == "coco-val" else len(entries)
     if n is not None and not 1 <= n <= most:
         raise AssetError(f"{name} has 1…{most} images to offer, not {n}")
@@ -330,7 +330,8 @@ def report_and_calibration(n: int | None = None) -> tuple[ImageSet, ImageSet]:
         return demo, demo
 
 
-def _listed(name: str) -> list[dict]:
+def listing(name: str) -> list[dict]:
+    """The photographs of a COCO set, as listed in the package (``coco/README.md``); no image is needed."""
     text = (resources.files(__package__) / f"coco/{name}.jsonl").read_text(encoding="utf8")
     return [json.loads(line) for line in text.splitlines()]
 

@@ -251,6 +251,13 @@ class _Store:
                 break
         return found
 
+    def files(self, run: Run) -> list[Path]:
+        """What was logged with a run of this local store."""
+        folder = Path(local_file_uri_to_path(run.info.artifact_uri))
+        if not folder.is_dir():  # the path is absolute: the store may have moved since
+            folder = self.artifacts / run.info.run_id / "artifacts"
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
     def _create_experiment(self) -> str:
         try:
             return self.client.create_experiment(EXPERIMENT, self.artifacts and str(self.artifacts))
@@ -429,6 +436,25 @@ def finished_runs(target: Target | None = None) -> pd.DataFrame:
     return table.sort_values("end_time", kind="stable", ignore_index=True)
 
 
+def artifacts(run_id: str, folder: Path) -> list[Path]:
+    """The files that were logged with a run; those on a server are fetched into ``folder``.
+
+    Raises:
+        TrackingError: neither the target nor the local store has the run, or its files are gone.
+    """
+    for target in dict.fromkeys([resolve_target(), local_target()]):
+        try:
+            store = _Store(target)
+            run = store.client.get_run(run_id)
+            if target.is_local:
+                return store.files(run)
+            store.client.download_artifacts(run_id, "", str(folder))
+            return sorted(folder.iterdir())
+        except SERVER_ERRORS:
+            continue
+    raise TrackingError(f"the files of run {run_id} are out of reach")
+
+
 def _everywhere(server: Target) -> list[Run]:
     local = _local_runs(local_target())
     try:
@@ -552,11 +578,8 @@ class _Sending:
             for key, value in run.data.tags.items()
             if key != SYNCED_TO and not key.startswith("mlflow.")
         }
-        folder = Path(local_file_uri_to_path(run.info.artifact_uri))
-        if not folder.is_dir():  # the path is absolute: the store may have moved since
-            folder = self._local.artifacts / run.info.run_id / "artifacts"
-        artifacts = tuple(sorted(folder.iterdir())) if folder.is_dir() else ()
-        return RunRecord(run.info.run_name, run.data.metrics, run.data.params, tags, artifacts)
+        files = tuple(self._local.files(run))
+        return RunRecord(run.info.run_name, run.data.metrics, run.data.params, tags, files)
 
 
 @contextmanager

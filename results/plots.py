@@ -232,7 +232,7 @@ def _key(figure: Figure, front: pd.DataFrame, top: float) -> None:
 def _legend(figure: Figure, homeworks: Iterable[str], y: float) -> None:
     """Colours and markers of the homeworks, in one line ``y`` inches from the top."""
     handles = []
-    for name in sorted(set(homeworks)):
+    for name in sorted({homework.partition("/")[0] for homework in homeworks}):
         colour, marker = style(name)
         size = 9 if marker == "*" else 6
         handles.append(Line2D([], [], linestyle="", color=colour, marker=marker, markersize=size, label=name))

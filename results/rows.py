@@ -134,20 +134,6 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([published, elsewhere]).sort_index()
 
 
-def winner(shown: pd.DataFrame, gain: str, loss: float | None) -> pd.Series | None:
-    """The row that gains most among those that lose little; None if there is no such row.
-
-    Args:
-        shown: one row an experiment, see ``headline``.
-        gain: ``size_ratio``, ``speedup``, or ``both``: their product.
-        loss: how much of mAP50-95 may be lost, as a fraction; None: the interval must reach 0.
-    """
-    fits = shown["map50_95_delta_hi"] >= 0 if loss is None else shown["map50_95_delta"] >= -loss
-    gains = shown["size_ratio"] * shown["speedup"] if gain == "both" else shown[gain]
-    gains = gains[fits].dropna()
-    return None if gains.empty else shown.loc[gains.idxmax()]
-
-
 def machine_name(row: pd.Series) -> str:
     """CPU, instruction set and threads of a row, in words."""
     return f"{row['cpu']} ({row['isa']}), threads: {row['threads']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from modelcompression.goals import GOALS, winner
 from rows import (
     ACCURACY,
     BASELINE,
@@ -15,15 +16,9 @@ from rows import (
     headline,
     machine_of,
     machines,
-    winner,
 )
 
 SAME_OUTPUT = 0.002  # an interval narrower than this belongs to a model with the original's output
-GOALS = [
-    *(("size_ratio", 0.01), ("size_ratio", None), ("size_ratio", 0.03)),
-    *(("speedup", 0.01), ("speedup", None), ("speedup", 0.03)),
-    ("both", 0.03),
-]  # what to gain, what may be lost: see rows.winner
 
 CAPTIONS = {
     "README.md": {
@@ -148,7 +143,9 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
         _main_table(shown, images, say),
     ]
     for group in others:
-        parts += [say["other"].format(**machine_of(group)), _speed_table(group, say)]
+        parts.append(say["other"].format(**machine_of(group)))
+        parts += [_goal_table(group, say, [goal for goal in GOALS if goal[0] == "speedup"])]
+        parts.append(_speed_table(group, say))
     parts += [say["coco128"], say["upper"], _coco128_table(shown, original, say), say["changed"]]
     return "\n" + "\n\n".join(parts) + "\n"
 
@@ -168,18 +165,19 @@ def _at_a_glance(shown: pd.DataFrame, published: pd.DataFrame, images: int, say:
         count=len(width),
         half=number(100 * width[width > SAME_OUTPUT].median() / 2, ".1f"),
     )
-    return [say["gain"].format(**shortened, **machine_of(published)), _goal_table(shown, say), trust]
+    return [say["gain"].format(**shortened, **machine_of(published)), _goal_table(shown, say, GOALS), trust]
 
 
-def _goal_table(shown: pd.DataFrame, say: dict) -> str:
-    """What to take for which goal."""
+def _goal_table(shown: pd.DataFrame, say: dict, goals: list[tuple[str, float | None]]) -> str:
+    """What to take for which goal, and in what it executes."""
     lines = []
-    for gain, loss in GOALS:
+    for gain, loss in goals:
         row = winner(shown, gain, loss)
         if row is not None:
             delta, times = _interval(100 * row[DELTA], "+z.1f"), _interval(row[SPEEDUP], ".2f")
             goal = f"{say['goals'][gain]}, {say['goals'][loss]}"
-            lines.append([goal, _link(row, say), delta, _size(row), times])
+            take = f"{_link(row, say)}<br><sub>{row['execution_precision']}</sub>"
+            lines.append([goal, take, delta, _size(row), times])
     return _table([say["goal"], say["take"], "Δ, %", say["size"], say["times"]], lines, words=2)
 
 
@@ -251,8 +249,9 @@ def _link(row: pd.Series, say: dict[str, str]) -> str:
 
 
 def _notebook(homework: str) -> str:
-    """hw5_export → hw5_export/export.ipynb."""
-    return f"{homework}/{homework.partition('_')[2]}.ipynb"
+    """hw5_export → hw5_export/export.ipynb; a further notebook is named: hw5_export/fastest → ….ipynb."""
+    folder, _, further = homework.partition("/")
+    return f"{folder}/{further or folder.partition('_')[2]}.ipynb"
 
 
 def _table(head: list[str], lines: list[list[str]], words: int = 1) -> str:

@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
 
 import aggregate
 from aggregate import MARKERS, check, regenerate
+from modelcompression.goals import winner
 from plots import style
-from rows import BASELINE, CSV, DELTA, FIGURES, FIRST_TABLE, ResultsError, headline, read_rows, winner
+from rows import BASELINE, CSV, DELTA, FIGURES, FIRST_TABLE, ResultsError, headline, read_rows
 from tables import CAPTIONS
 
 INTEL, AMD = "Intel Xeon 8481C", "AMD EPYC 7763"
@@ -346,6 +347,21 @@ def test_the_winner_gains_most_and_loses_no_more_than_allowed(root) -> None:
     text = (root / "README.md").read_text(encoding="utf8")
     assert "**6.0× smaller**" in text and "**4.0× faster**" in text and "1 of 2 models" in text
     assert "| smallest file, loss ≤ 3 % | [Small](" in text
+
+
+def test_every_cpu_class_has_its_own_fastest(root) -> None:
+    same = dict(zip(DELTA, (0.0, 0.0, 0.0), strict=True))
+    here = [run(BASELINE), run("BF16", speedup=3.4, **same), run("INT8", speedup=3.2, **same)]
+    there = [
+        run("BF16", speedup=1.5, cpu=AMD, isa="AVX2", **same),
+        run("INT8", speedup=2.5, cpu=AMD, isa="AVX2", **same),
+    ]
+    regenerate(root, runs(*here, *there))
+    text = (root / "README.md").read_text(encoding="utf8")
+    first, _, second = text.partition(f"Speed on **{AMD}**")
+    assert "| fastest, loss ≤ 1 % | [BF16](" in first
+    assert "| fastest, loss ≤ 1 % | [INT8](" in second
+    assert "| smallest file" not in second, "bytes do not depend on the CPU"
 
 
 def test_the_printed_report_holds_the_homework_asked_for(root) -> None:

@@ -133,7 +133,7 @@ def test_images_are_fetched_verified_and_found_again(server, monkeypatch, tmp_pa
     }
     monkeypatch.delenv("MC_ASSETS", raising=False)
     monkeypatch.setattr(assets, "ROOT", tmp_path)
-    monkeypatch.setattr(assets, "_listed", lambda name: [entry])
+    monkeypatch.setattr(assets, "listing", lambda name: [entry])
     source = assets._Source("coco128", "train2017", True, server.url)
     monkeypatch.setitem(assets.SOURCES, "coco128", source)
     for requests in (1, 1):
@@ -176,8 +176,8 @@ def test_labels_survive_writing_and_reading(tmp_path_factory, rows) -> None:
 
 
 def test_the_listed_sets_are_what_the_documentation_says() -> None:
-    val, tuning = assets._listed("coco-val"), assets._listed("coco128")
-    extra = assets._listed("coco-train-extra")
+    val, tuning = assets.listing("coco-val"), assets.listing("coco128")
+    extra = assets.listing("coco-train-extra")
     assert [len(val), len(tuning), len(extra)] == [281, 128, 259]
     assert sum(len(e["boxes"]) for e in val) == 2263
     assert sum(len(e["boxes"]) for e in tuning) == 929

@@ -1,0 +1,81 @@
+"""What ``python -m modelcompression.recommend`` takes into account, times and says."""
+
+import pandas as pd
+import pytest
+from conftest import THREADS
+
+from modelcompression import recommend
+from modelcompression.detector import DetectorError, LeanDetector, OnnxDetector, OpenVinoDetector
+from modelcompression.footprint import shipped
+from modelcompression.recommend import NothingToRecommend, candidates, load
+from modelcompression.tracking import RunRecord, Tracker, finished_runs
+
+METRICS = {
+    **{"map50_95_delta": -0.004, "map50_95_delta_lo": -0.02, "map50_95_delta_hi": 0.01},
+    **{"size_mb": 6.0, "size_ratio": 1.0, "speedup": 99.0, "speedup_lo": 98.0, "speedup_hi": 100.0},
+}
+TAGS = {"dataset": "coco-val", "smoke": "false", "execution_precision": "f32"}
+SQUARE = {"input_size": "320", "input_shape": "square"}
+
+
+def log(experiment: str, runtime: str, files=(), params=SQUARE, **tags: str) -> None:
+    tracker = Tracker("hw9_test")
+    tagged = TAGS | {"runtime": runtime} | tags
+    tracker.log(RunRecord(experiment, METRICS, dict(params), tagged, tuple(files)))
+    tracker.finish()
+
+
+def test_an_empty_store_says_how_to_fill_it() -> None:
+    with pytest.raises(NothingToRecommend, match="make run HW=hw5_export"):
+        recommend.main([])
+
+
+def test_only_full_runs_with_a_file_for_a_runtime_count() -> None:
+    log("Kept", "OpenVINO", threads="1")
+    log("Kept", "OpenVINO", threads="2")
+    log("Smoke", "OpenVINO", smoke="true")
+    log("Demo photos", "OpenVINO", dataset="demo")
+    log("No file to deploy", "PyTorch")
+    found = candidates(finished_runs())
+    assert found["experiment"].tolist() == ["Kept"]
+    assert found["tags.threads"].tolist() == ["2"], "the latest"
+    assert found["size_mb"].tolist() == [6.0]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "key", "kind"),
+    [
+        ("OpenVINO", "fp32", OpenVinoDetector),
+        ("OpenVINO, lean graph", "fp32", LeanDetector),
+        ("ONNX Runtime", "onnx", OnnxDetector),
+    ],
+)
+def test_a_run_is_loaded_as_it_was_measured(exported, runtime: str, key: str, kind: type) -> None:
+    run = pd.Series({"tags.runtime": runtime, "tags.execution_precision": "int8, rest f32"})
+    assert type(load(run, shipped(exported[key]), THREADS)) is kind
+
+
+def test_what_cannot_run_here_says_why(exported) -> None:
+    run = pd.Series({"tags.runtime": "OpenVINO", "tags.execution_precision": "int8, rest f8"})
+    with pytest.raises(DetectorError, match="does not execute f8"):
+        load(run, shipped(exported["fp32"]), THREADS)
+    with pytest.raises(DetectorError, match=r"no \.xml file"):
+        load(run, [exported["onnx"]], THREADS)
+
+
+def test_the_files_are_timed_on_this_cpu(exported, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(recommend, "PAIRS", 3)
+    log("Lean", "OpenVINO, lean graph", shipped(exported["fp32"]), {**SQUARE, "input_shape": "rectangle"})
+    log("Lost", "OpenVINO")
+    recommend.main(["--threads", str(THREADS)])
+    said = capsys.readouterr().out
+    assert "skipped: Lost: its run has no .xml file" in said
+    line = next(line for line in said.splitlines() if "fastest" in line and "≤ 1%" in line)
+    assert "Lean" in line and "-0.4 [-2.0, +1.0]" in line
+    assert "99.00" not in said, "the logged speed-up belongs to another CPU"
+
+
+def test_a_wrong_number_of_threads_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit):
+        recommend.main(["--threads", "0"])
+    assert "--threads must be 1…" in capsys.readouterr().err
