@@ -168,7 +168,7 @@ class Narrowing:
         self._costs: dict[str, torch.Tensor] = {}
 
     def work(self) -> float:
-        """Of all convolutions, with the channels that are left: multiplications, or in units of the prices."""
+        """Of all convolutions, with the channels that are left: multiplications, or in the prices' unit."""
         return sum(self._work(name) for name in self.layers)
 
     def narrow(self, share: float) -> None:
