@@ -13,7 +13,7 @@ export MC_ASSETS
 BIN := .venv/bin
 RUN := $(BIN)/python -m modelcompression
 
-.PHONY: help run publish smoke test table sync ui assets lint clean
+.PHONY: help run publish smoke homework test table sync ui assets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -25,8 +25,12 @@ run: .venv/run.stamp  ## run a homework's notebook and regenerate the tables
 publish: .venv/run.stamp  ## the same, and replace the committed notebook by the executed one
 	$(RUN).runner $(HW) --publish
 
-smoke: .venv/run.stamp  ## every notebook on a handful of images, no tables
-	$(RUN).runner all --smoke
+smoke: HW = all
+smoke: .venv/run.stamp  ## every notebook, or HW's, on a handful of images, no tables
+	$(RUN).runner $(HW) --smoke
+
+homework: .venv/run.stamp  ## a new homework, HW=hw6_example: its notebook, its test (CONTRIBUTING.md)
+	$(RUN).runner $(HW) --new
 
 test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
 	$(BIN)/python -m pytest

@@ -1,7 +1,7 @@
 """Run the homeworks' notebooks from the shell: ``python -m modelcompression.runner hw5_export``.
 
 The executed copy lands in ``results/executed``; with ``--publish`` it also replaces the committed
-notebook, cleaned. ``--smoke`` takes a handful of images and writes no table.
+notebook, cleaned. ``--smoke`` takes a handful of images and writes no table. ``--new`` starts a homework.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .assets import AssetError, UnreachableError, image_set, weights
 
 EXECUTED = ROOT / "results" / "executed"
 PUBLISHED_BYTES = 500_000
+SKELETON = "hw0_skeleton"  # the name that stands in skeleton/ for the new homework's
+TABLE_LINES = {"README.md": "what it does, in one line", "README.ru.md": "что делает метод, одной строкой"}
 
 
 class RunnerError(RuntimeError):
@@ -65,6 +67,45 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
     return target
 
 
+def create(homework: str) -> list[Path]:
+    """Start a homework: its notebook and its test from ``skeleton/``, a line in the tables of homeworks.
+
+    Returns:
+        the files written.
+
+    Raises:
+        RunnerError: the name is not like ``hw6_example``, or taken; nothing is written then.
+    """
+    named = re.fullmatch(r"hw(\d+)_([a-z][a-z0-9_]*)", homework)
+    if not named:
+        raise RunnerError(f"a homework's name looks like hw6_example, not '{homework}'")
+    number, topic = named.groups()
+    title = topic.replace("_", " ").capitalize()
+    notebook, test = ROOT / homework / f"{topic}.ipynb", ROOT / "tests" / f"test_{homework}.py"
+    for path in (notebook.parent, test):
+        if path.exists():
+            raise RunnerError(f"{path.relative_to(ROOT)} exists already: choose another name, HW=hw6_example")
+
+    def renamed(file: str) -> str:
+        text = (ROOT / "skeleton" / file).read_text(encoding="utf8")
+        text = text.replace(f"{SKELETON}/skeleton", f"{homework}/{topic}").replace(SKELETON, homework)
+        return text.replace("Homework 0", f"Homework {number}").replace("Skeleton", title)
+
+    document = nbformat.reads(renamed("skeleton.ipynb"), as_version=4)
+    clean(document, notebook)
+    written = {notebook: nbformat.writes(document) + "\n", test: renamed("test_skeleton.py")}
+    link = f"[{homework}]({notebook.relative_to(ROOT).as_posix()})"
+    for name, description in TABLE_LINES.items():
+        lines = (ROOT / name).read_text(encoding="utf8").splitlines(keepends=True)
+        last = max(index for index, line in enumerate(lines) if line.startswith("| [hw"))
+        lines.insert(last + 1, f"| {link} | {description} | {badge(notebook)} |\n")
+        written[ROOT / name] = "".join(lines)
+    notebook.parent.mkdir()
+    for path, text in written.items():
+        _replace(path, text)
+    return list(written)
+
+
 def publish(executed: Path, notebook: Path) -> None:
     """Replace the committed notebook by its executed copy, cleaned of what only this run needs.
 
@@ -79,9 +120,14 @@ def publish(executed: Path, notebook: Path) -> None:
             f"{notebook.name} would have {len(text.encode())} bytes, over {PUBLISHED_BYTES}: "
             "make its figures fewer or smaller"
         )
-    fresh = notebook.with_suffix(".ipynb.new")
+    _replace(notebook, text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file aside, then put it in place: whatever happens, one of both versions is whole."""
+    fresh = path.with_name(path.name + ".new")
     fresh.write_text(text, encoding="utf8")
-    os.replace(fresh, notebook)
+    os.replace(fresh, path)
 
 
 def clean(document: nbformat.NotebookNode, notebook: Path) -> None:
@@ -170,9 +216,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("homework", help="a homework's folder such as hw3_pruning, or all")
     parser.add_argument("--publish", action="store_true", help="replace the committed notebook")
     parser.add_argument("--smoke", action="store_true", help="a handful of images, no tables")
+    parser.add_argument("--new", action="store_true", help="start this homework from skeleton/")
     wish = parser.parse_args(arguments)
     if wish.publish and wish.smoke:
         parser.error("a smoke run is never published")
+    if wish.new:
+        for path in create(wish.homework):
+            print(path.relative_to(ROOT))
+        return
     chosen = notebooks(wish.homework)
     _fetch_assets(needed=wish.publish)
     start = time.time()

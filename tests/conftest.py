@@ -1,13 +1,18 @@
 """Shared pieces: the weights, a few photographs, exported models, one evaluation of the original."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from ultralytics import YOLO
 
-from modelcompression import accuracy, assets
+from modelcompression import accuracy, assets, runner, tracking
 from modelcompression.detector import TorchDetector
 
 THREADS = 2 if (os.cpu_count() or 1) > 1 else 1
@@ -19,6 +24,28 @@ def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("MLFLOW_TRACKING_URI", "DAGSHUB_USER_TOKEN", "DAGSHUB_REPO"):
         os.environ.pop(name, None)
     os.environ["MC_STORE"] = str(tmp_path_factory.mktemp("store"))
+
+
+@dataclass(frozen=True)
+class SmokeRun:
+    """A notebook executed in smoke mode, and the rows it logged, by experiment."""
+
+    document: nbformat.NotebookNode
+    rows: pd.DataFrame
+
+
+@pytest.fixture(scope="session")
+def smoke_run(own_store: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], SmokeRun]:
+    """Execute a notebook in smoke mode into a store of its own; once a session, whoever asks."""
+
+    @cache
+    def run(notebook: Path) -> SmokeRun:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("MC_STORE", str(tmp_path_factory.mktemp("smoke")))
+            document = nbformat.read(runner.execute(notebook, smoke=True), as_version=4)
+            return SmokeRun(document, tracking.finished_runs().set_index("experiment"))
+
+    return run
 
 
 @pytest.fixture(scope="session")

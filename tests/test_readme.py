@@ -55,13 +55,6 @@ def test_every_local_link_leads_somewhere() -> None:
         assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-def test_every_make_target_that_is_named_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    for name in ("README.md", "README.ru.md", "CONTRIBUTING.md"):
-        named = set(re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / name).read_text(encoding="utf8"), re.M))
-        assert named <= targets, name
-
-
 def test_every_homework_and_module_is_listed() -> None:
     expected = [path.name for path in ROOT.glob("hw*_*") if path.is_dir()]
     expected += [path.name for path in (ROOT / "modelcompression").glob("[a-z]*.py")]
