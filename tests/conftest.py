@@ -1,6 +1,8 @@
 """Shared pieces: the weights, a few photographs, exported models, one evaluation of the original."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,10 +14,26 @@ import pandas as pd
 import pytest
 from ultralytics import YOLO
 
-from modelcompression import accuracy, assets, runner, tracking
+from modelcompression import ROOT, accuracy, assets, runner, tracking
 from modelcompression.detector import TorchDetector
 
 THREADS = 2 if (os.cpu_count() or 1) > 1 else 1
+
+
+NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # a proxy that is not there
+
+
+def copy_working_tree(target: Path) -> Path:
+    """Copy what is, or could be, under version control; the copy is under version control of its own."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    for command in (["git", "init", "--quiet", "--initial-branch", "main"], ["git", "add", "--all"]):
+        subprocess.run(command, cwd=target, check=True)
+    return target
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from conftest import NO_NETWORK, copy_working_tree
 from mlflow import MlflowClient
 
 from modelcompression import ROOT, packing, runner
@@ -69,14 +69,7 @@ def named() -> set[str]:
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     """A copy of the working tree under version control of its own, with this environment as its .venv."""
-    copy = tmp_path_factory.mktemp("scratch") / "ModelCompression"
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0"):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
-    for command in (["git", "init", "--quiet"], ["git", "add", "--all"]):
-        subprocess.run(command, cwd=copy, check=True)
+    copy = copy_working_tree(tmp_path_factory.mktemp("scratch") / "ModelCompression")
     (copy / ".venv").mkdir()
     for path in Path(sys.prefix).iterdir():
         if path.suffix != ".stamp":
@@ -93,10 +86,8 @@ def shell(scratch: Path) -> Shell:
     """Run a line in the scratch copy, demo photos only; return what it prints."""
     ours = ("MC_", "PYTEST_", "MAKE")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"MC_ASSETS": "", "PYTHONPATH": str(scratch)}
+    environment |= NO_NETWORK | {"MC_ASSETS": "", "PYTHONPATH": str(scratch)}
     environment["PATH"] = f"{scratch / '.venv/bin'}:{environment['PATH']}"
-    # A proxy that is not there: no machine downloads the images of COCO for this.
-    environment |= dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
     def run(line: str) -> str:
         done = subprocess.run(

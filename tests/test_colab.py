@@ -1,0 +1,128 @@
+"""The notebooks in Colab, as far as possible: google.colab and pip are stand-ins, GitHub is a folder."""
+
+import json
+import os
+import secrets
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import NO_NETWORK, THREADS, copy_working_tree
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from modelcompression import REPOSITORY, ROOT, runner
+
+NOTEBOOK = ROOT / "hw1_baseline" / "baseline.ipynb"
+# As Colab's module of that name: https://github.com/googlecolab/colabtools/blob/main/google/colab/userdata.py
+USERDATA = """
+import json, os
+
+class SecretNotFoundError(Exception): pass
+class NotebookAccessError(Exception): pass
+
+def get(key):
+    secrets = json.loads(os.environ["SECRETS_OF_THE_TEST"])
+    if key not in secrets:
+        raise SecretNotFoundError(f"Secret {key} does not exist.")
+    if secrets[key] is None:
+        raise NotebookAccessError(f"Notebook does not have access to secret {key}")
+    return secrets[key]
+"""
+PIP = '#!/bin/sh\necho "$@" >> "$PIP_LOG"\n'
+TOKEN = secrets.token_hex(20)
+
+
+@pytest.fixture(scope="module")
+def github(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment in which the repository's URL leads to a commit of this working tree."""
+    remote = copy_working_tree(tmp_path_factory.mktemp("github"))
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", *author, "commit", "--quiet", "--message", "now"], cwd=remote, check=True)
+    url = f"https://github.com/{REPOSITORY}"
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{remote.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": url,
+    }
+
+
+@pytest.fixture
+def machine(github: dict[str, str], tmp_path: Path, weights: Path) -> dict[str, str]:
+    """Environment of a Colab machine: nothing of this project is there, and no image can be fetched."""
+    package, programs, profile = (tmp_path / name for name in ("packages/google/colab", "bin", "ipython"))
+    startup = profile / "profile_default" / "startup"
+    for folder in (package, programs, startup, tmp_path / "content"):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "userdata.py").write_text(USERDATA)
+    (startup / "colab.py").write_text("import google.colab")
+    (programs / "pip").write_text(PIP)
+    (programs / "pip").chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MC_", "PYTEST_"))}
+    own = {
+        "PYTHONPATH": str(tmp_path / "packages"),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PIP_LOG": str(tmp_path / "pip.log"),
+        "IPYTHONDIR": str(profile),
+        "MC_ASSETS": str(weights.parents[1]),
+    }
+    return kept | github | NO_NETWORK | own
+
+
+def opened_in_colab(tmp_path: Path, until: str, *then: str) -> NotebookNode:
+    """The notebook up to the cell with ``until``, on a few images, its /content in a folder of the test."""
+    document = nbformat.read(NOTEBOOK, as_version=4)
+    (bootstrap,) = (cell for cell in document.cells if "bootstrap" in cell.metadata.get("tags", []))
+    assert bootstrap.source == runner.bootstrap() and bootstrap.source.count('"/content/') == 1
+    bootstrap.source = bootstrap.source.replace('"/content/', f'"{tmp_path}/content/')
+    last = next(index for index, cell in enumerate(document.cells) if until in cell.source)
+    del document.cells[last + 1 :]
+    parameters = next(
+        i for i, cell in enumerate(document.cells) if "parameters" in cell.metadata.get("tags", [])
+    )
+    given = nbformat.v4.new_code_cell(f"SMOKE, THREADS = True, {THREADS}")
+    document.cells.insert(parameters + 1, given)
+    document.cells += [bootstrap.copy(), *map(nbformat.v4.new_code_cell, then)]
+    return document
+
+
+def run(document: NotebookNode, machine: dict[str, str], tmp_path: Path, found: dict[str, str | None]) -> str:
+    """Execute it in a kernel of that machine; return all it printed."""
+    folder = {"metadata": {"path": str(tmp_path / "content")}}
+    client = NotebookClient(document, kernel_name="python3", timeout=300, resources=folder)
+    client.execute(env=machine | {"SECRETS_OF_THE_TEST": json.dumps(found)})
+    outputs = [output for cell in document.cells for output in cell.get("outputs", [])]
+    assert TOKEN not in json.dumps(outputs)
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def test_a_fresh_machine_clones_installs_once_and_measures(machine, tmp_path) -> None:
+    where = "print(modelcompression.__file__)\nhw.finish()"
+    document = opened_in_colab(tmp_path, 'hw.measure("Original model"', where)
+    printed = run(document, machine, tmp_path, {})
+    clone = tmp_path / "content" / REPOSITORY.split("/")[1]
+    assert str(clone / "modelcompression/__init__.py") in printed
+    assert "Original model: mAP50-95" in printed
+    assert "Logged to the local store mlflow.db" in printed and (clone / "mlflow.db").is_file()
+    (install,) = (tmp_path / "pip.log").read_text().splitlines()  # though the cell ran twice
+    assert install.split()[0] == "install" and Path(install.split()[-1]) == clone / "requirements.txt"
+    assert (clone / "requirements.txt").read_bytes() == (ROOT / "requirements.txt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("found", "target"),
+    [
+        (
+            {"DAGSHUB_USER_TOKEN": TOKEN, "DAGSHUB_REPO": "some/fork"},
+            "DagsHub, https://dagshub.com/some/fork/",
+        ),
+        ({"DAGSHUB_USER_TOKEN": None}, "the local store"),
+    ],
+    ids=["secrets", "no access"],
+)
+def test_secrets_lead_to_dagshub_and_are_never_shown(found, target, machine, tmp_path) -> None:
+    printed = run(opened_in_colab(tmp_path, "hw = Homework(", "hw.finish()"), machine, tmp_path, found)
+    assert f"tracking  {target}" in printed
+    assert "Logged to the local store mlflow.db" in printed  # DagsHub is out of reach here: nothing is lost
