@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,7 @@ from ultralytics.utils.nms import non_max_suppression
 
 from .assets import AssetError, ImageSet, Sample, class_names
 from .detector import Detector
+from .shards import spread
 
 CONFIDENCE, NMS_IOU, MAX_DETECTIONS = 0.001, 0.7, 300
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -110,7 +112,7 @@ class Evaluation:
 def evaluate(
     detector: Detector, images: ImageSet, size: int = 640, progress: bool = True, square: bool = True
 ) -> Evaluation:
-    """Run a detector over an image set, one image at a time.
+    """Run a detector over an image set, one image at a time; shards of it may run elsewhere (`shards`).
 
     Args:
         size: long side of the input in pixels, a multiple of 32.
@@ -119,28 +121,42 @@ def evaluate(
     Raises:
         ValueError: bad size.
         AssetError: an image cannot be decoded.
+        ClusterError: the cluster that should do it is out of reach.
     """
     if size < 32 or size % 32:
         raise ValueError(f"the input size must be a multiple of 32, not {size}")
     detections, correct = [], []
     bar = tqdm(
-        images.samples,
+        total=len(images),
         desc=images.name,
         unit="image",
         disable=not progress,
         leave=False,
         mininterval=1,
     )
-    for sample in bar:
+    with bar:
+        for judged in spread(partial(_judge, size, square), detector, images.samples, letterbox.cache_clear):
+            for found, right in judged:
+                detections.append(found)
+                correct.append(right)
+            bar.update(len(judged))
+    return Evaluation(images, detections, correct, [s.classes for s in images.samples])
+
+
+def _judge(
+    size: int, square: bool, detector: Detector, samples: Sequence[Sample]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per image, the detections and which of them are right, as in `Evaluation`."""
+    judged = []
+    for sample in samples:
         pixels, scale, offset = letterbox(sample.path, size, square)
         raw = detector(prepared(detector, pixels))
         found = suppress(raw)[0]
         found[:, :4] = to_original(found[:, :4], scale, offset)
         right = match(found, sample)
         counted = right[:, 0] | ~inside_crowd(found, sample)
-        detections.append(found[counted])
-        correct.append(right[counted])
-    return Evaluation(images, detections, correct, [s.classes for s in images.samples])
+        judged.append((found[counted], right[counted]))
+    return judged
 
 
 # --- one image --------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ values in 0…1, goes in; the YOLOv8 head's float32 output (N, 84, anchors) come
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -82,7 +83,19 @@ class TorchDetector:
         return (output[0] if isinstance(output, tuple | list) else output).float().numpy()
 
 
-class OnnxDetector:
+class _FromFile:
+    """Travels to other processes as its constructor's arguments: they read the same file there."""
+
+    def __new__(cls, path: Path | str, *arguments: Any, **named: Any) -> Self:
+        self = super().__new__(cls)
+        self._constructor = partial(cls, Path(path).absolute(), *arguments, **named)
+        return self
+
+    def __reduce__(self) -> tuple[partial, tuple]:
+        return self._constructor, ()
+
+
+class OnnxDetector(_FromFile):
     """An ``.onnx`` file under ONNX Runtime's CPU provider.
 
     Args:
@@ -115,7 +128,7 @@ class OnnxDetector:
         return self.session.run(None, {self._input: batch})[0]
 
 
-class OpenVinoDetector:
+class OpenVinoDetector(_FromFile):
     """An OpenVINO ``.xml`` (with its ``.bin``), or an ``.onnx`` file, compiled for the CPU.
 
     Args:
@@ -155,7 +168,7 @@ class OpenVinoDetector:
         return self.compiled(batch)[0]
 
 
-class LeanDetector:
+class LeanDetector(_FromFile):
     """An OpenVINO ``.xml`` of YOLOv8 whose input and head are rebuilt for speed, see ``lean.py``.
 
     It is compiled anew, within a second, for each input shape that it meets for the first time.

@@ -38,8 +38,8 @@ def copy_working_tree(target: Path) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test writes into the user's runs or talks to the user's server."""
-    for name in ("MLFLOW_TRACKING_URI", "DAGSHUB_USER_TOKEN", "DAGSHUB_REPO"):
+    """No test writes into the user's runs or talks to the user's server or cluster."""
+    for name in ("MLFLOW_TRACKING_URI", "DAGSHUB_USER_TOKEN", "DAGSHUB_REPO", "DASK_SCHEDULER_ADDRESS"):
         os.environ.pop(name, None)
     os.environ["MC_STORE"] = str(tmp_path_factory.mktemp("store"))
 

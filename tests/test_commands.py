@@ -32,6 +32,10 @@ CHECKED = {
     "make sync": "needs a server: test_tracking.py has one",
     "make ui": "runs until Ctrl-C",
     "pip install pre-commit && pre-commit install": "installs from the network",
+    ".venv/bin/pip install -c constraints.txt distributed": "installs from the network",
+    ".venv/bin/dask scheduler": "runs until Ctrl-C: test_shards.py has one",
+    ".venv/bin/dask worker tcp://SCHEDULER:8786 --nthreads 1": "runs until Ctrl-C",
+    "DASK_SCHEDULER_ADDRESS=tcp://SCHEDULER:8786 make run": "needs that cluster",
 }
 # Executed, with what they print.
 EXECUTED = {
@@ -105,17 +109,27 @@ def test_each_command_is_executed_or_checked() -> None:
 
 
 @pytest.mark.parametrize("command", CHECKED)
-def test_a_command_calls_what_exists(command: str, shell: Shell) -> None:
-    if command.startswith("make"):
-        would_run = shell(command.replace("make ", "make -n ", 1))
-        modules = re.findall(r"-m (\w[\w.]*)(.*)", would_run)
+def test_what_a_command_calls_exists(command: str, shell: Shell) -> None:
+    if "make" in command.split():
+        modules = re.findall(r"-m (\w[\w.]*)(.*)", shell(command.replace("make ", "make -n ", 1)))
         for module, arguments in modules:
             source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf8")
-            assert [word for word in arguments.split() if word.startswith("--") and word not in source] == []
+            assert [option for option in options(arguments) if option not in source] == []
         assert modules
-    else:  # pre-commit itself is not installed, its hooks' programs are
-        hooks = re.findall(r"entry: (\S+)", (ROOT / ".pre-commit-config.yaml").read_text())
-        assert hooks and all(shell(f"ls {program}") for program in hooks)
+    elif "dask" in command:
+        program, subcommand, *_ = command.split()
+        printed = shell(f"{program} {subcommand} --help")
+        assert [option for option in options(command) if option not in printed] == []
+    elif "pre-commit" in command:  # not a package of ours, but its hooks' programs are
+        programs = re.findall(r"entry: (\S+)", (ROOT / ".pre-commit-config.yaml").read_text())
+        assert programs and all(shell(f"ls {program}") for program in programs)
+    else:
+        *_, constraints, package = command.split()
+        assert f"\n{package}==" in (ROOT / constraints).read_text()
+
+
+def options(command: str) -> list[str]:
+    return [word for word in command.split() if word.startswith("--")]
 
 
 def test_the_contributors_path(scratch: Path, shell: Shell) -> None:

@@ -1,0 +1,200 @@
+"""modelcompression/shards.py: whoever computes a shard, and whoever dies over it, no bit changes."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import joblib
+import pytest
+from conftest import THREADS
+from distributed import Client
+from joblib.parallel import get_active_backend
+from tqdm import tqdm
+
+from modelcompression import ROOT, accuracy, shards
+from modelcompression.accuracy import Evaluation
+from modelcompression.assets import ImageSet
+from modelcompression.detector import (
+    Detector,
+    DetectorError,
+    OnnxDetector,
+    OpenVinoDetector,
+    TorchDetector,
+)
+from modelcompression.shards import ClusterError
+
+SIZE = 320
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD", 2)
+
+
+@pytest.fixture(scope="module")
+def images(demo: ImageSet) -> ImageSet:
+    return ImageSet("demo, again and again", demo.samples * 4)
+
+
+@pytest.fixture(scope="module")
+def detectors(weights: Path, exported: dict[str, Path]) -> dict[str, Detector]:
+    return {
+        "PyTorch": TorchDetector(weights, THREADS),
+        "channels_last": TorchDetector(weights, THREADS, channels_last=True),
+        "ONNX Runtime": OnnxDetector(exported["onnx"], THREADS, exact=False),
+        "OpenVINO": OpenVinoDetector(exported["fp32"], threads=THREADS, hint="THROUGHPUT"),
+        "fixed shape": OpenVinoDetector(exported["onnx"], THREADS, shape=(1, 3, SIZE, SIZE)),
+    }
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    file = tmp_path_factory.mktemp("dask") / "scheduler.json"
+    options = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
+    process = dask("scheduler", *options, "--scheduler-file", str(file))
+    wait_for(file.exists)
+    with Client(scheduler_file=str(file), timeout=30, set_as_default=False) as client:
+        yield client.scheduler.address
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def workers(scheduler: str) -> Iterator[dict[str, subprocess.Popen]]:
+    """Two worker processes by their names; without the nanny that would replace a dead one."""
+    options = ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    found = {name: dask("worker", scheduler, *options, "--name", name) for name in ("first", "second")}
+    with Client(scheduler, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+    yield found
+    for process in found.values():
+        process.kill()
+        process.wait()
+
+
+def dask(*arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dask", *arguments], env=environment, stderr=subprocess.DEVNULL
+    )
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def evaluate(detector: Detector, images: ImageSet) -> Evaluation:
+    return accuracy.evaluate(detector, images, SIZE, progress=False)
+
+
+def assert_identical(found: Evaluation, expected: Evaluation) -> None:
+    for part in ("detections", "correct", "targets"):
+        pairs = zip(getattr(found, part), getattr(expected, part), strict=True)
+        assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs), part
+    assert found.map50_95 == expected.map50_95 > 0.3
+
+
+def test_every_detector_can_travel(detectors, batch) -> None:
+    for name, detector in detectors.items():
+        copy = pickle.loads(pickle.dumps(detector))
+        assert (copy(batch) == detector(batch)).all(), name
+        for attribute in ("runtime", "threads", "execution_precision"):
+            assert getattr(copy, attribute) == getattr(detector, attribute), name
+    hint = pickle.loads(pickle.dumps(detectors["OpenVINO"])).compiled.get_property("PERFORMANCE_HINT")
+    assert str(hint).endswith("THROUGHPUT")
+
+
+def test_a_relative_path_is_right_in_another_folder(exported, batch, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(exported["onnx"].parent)
+    packed = pickle.dumps(OnnxDetector(exported["onnx"].name, THREADS))
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(packed)(batch).shape == (1, 84, 2100)
+
+
+@pytest.mark.skipif(joblib.cpu_count() < 2, reason="one core")
+def test_local_processes_change_no_bit(weights, demo, monkeypatch) -> None:
+    detector = TorchDetector(weights, 1)
+    expected = evaluate(detector, demo)
+    monkeypatch.setattr(shards, "WORTH_A_PROCESS", len(demo) // 2)
+    monkeypatch.setattr(shards, "cpu_count", lambda: 2)
+    assert_identical(evaluate(detector, demo), expected)
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "count", "processes"),
+    [(2, 2, 5000, 1), (8, 2, 281, 1), (8, 2, 1000, 2), (8, 2, 5000, 4), (64, 2, 5000, 10), (1, 2, 5000, 1)],
+)
+def test_processes_are_as_many_as_pay(cores, threads, count, processes, monkeypatch) -> None:
+    monkeypatch.setattr(shards, "cpu_count", lambda: cores)
+    detector = type("Detector", (), {"threads": threads})
+    with shards._backend(detector, count) as travels:
+        assert travels == (processes > 1)
+        assert not travels or get_active_backend()[1] == processes
+
+
+def test_a_cluster_that_cannot_be_used_is_one_clear_line(eager, demo, scheduler, monkeypatch) -> None:
+    monkeypatch.setattr(shards, "PATIENCE", 1)
+    for address, says in (
+        ("tcp://127.0.0.1:9", "no Dask scheduler answers at tcp://127.0.0.1:9"),
+        ("nonsense://x", "no Dask scheduler answers"),
+        (scheduler, f"start `dask worker {scheduler}`"),
+    ):
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+        with pytest.raises(ClusterError, match=says) as error:
+            evaluate(eager, demo)
+        assert "\n" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ClusterError, match="pip install distributed"):
+        evaluate(eager, demo)
+
+
+def test_a_cluster_changes_no_bit(detectors, demo, scheduler, workers, monkeypatch) -> None:
+    expected = {name: evaluate(detector, demo) for name, detector in detectors.items()}
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", scheduler)
+    for name, detector in detectors.items():
+        assert_identical(evaluate(detector, demo), expected[name])
+
+
+def test_what_a_worker_does_not_find_is_one_clear_line(
+    demo, exported, scheduler, workers, tmp_path, monkeypatch
+) -> None:
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(exported["onnx"].read_bytes())
+    detector = OnnxDetector(copy, THREADS)
+    copy.unlink()
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", scheduler)
+    with pytest.raises(DetectorError, match=r"does not exist.*the same files") as error:
+        evaluate(detector, demo)
+    assert "\n" not in str(error.value)
+
+
+def test_a_worker_killed_in_the_middle_loses_nothing(
+    detectors, images, scheduler, workers, monkeypatch
+) -> None:
+    expected = evaluate(detectors["PyTorch"], images)
+    killed_at = []
+    with Client(scheduler, set_as_default=False) as watch:
+        address = next(a for a, w in watch.scheduler_info()["workers"].items() if w["name"] == "second")
+
+        class KillingBar(tqdm):
+            def update(self, n: float = 1) -> None:
+                super().update(n)
+                if self.n >= len(images) / 3 and not killed_at:
+                    wait_for(lambda: watch.processing().get(address))
+                    os.kill(workers["second"].pid, signal.SIGKILL)
+                    killed_at.append(self.n)
+
+        monkeypatch.setattr(accuracy, "tqdm", KillingBar)
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", scheduler)
+        found = accuracy.evaluate(detectors["PyTorch"], images, SIZE)
+    assert workers["second"].wait(10) == -signal.SIGKILL
+    assert 0 < killed_at[0] < len(images)
+    assert_identical(found, expected)
