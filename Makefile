@@ -13,7 +13,7 @@ export MC_ASSETS
 BIN := .venv/bin
 RUN := $(BIN)/python -m modelcompression
 
-.PHONY: help run publish smoke homework test table sync ui assets lint clean
+.PHONY: help run publish smoke homework test table recommend sync ui assets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -42,6 +42,9 @@ lint: .venv/test.stamp  ## ruff over code and notebooks, tables against results.
 
 table: .venv/run.stamp  ## regenerate results.csv, figures and README tables from the runs
 	$(BIN)/python results/aggregate.py
+
+recommend: .venv/run.stamp  ## which published model is best on this CPU: times them for a minute
+	$(RUN).recommend
 
 sync: .venv/run.stamp  ## send runs kept in the local store to the tracking server
 	$(RUN).tracking sync

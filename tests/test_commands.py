@@ -29,6 +29,7 @@ CHECKED = {
     "make publish": "names a target",
     "make publish HW=hw6_example": "needs the images of COCO",
     "make test": "is this suite",
+    "make recommend": "needs published runs: test_recommend.py has some",
     "make sync": "needs a server: test_tracking.py has one",
     "make ui": "runs until Ctrl-C",
     "pip install pre-commit && pre-commit install": "installs from the network",
