@@ -40,7 +40,7 @@ def spread(
 ) -> Iterator[T]:
     """Call ``work`` with a detector and a shard of the samples, again and again; results in order.
 
-    A shard whose worker dies is given to another one.
+    A shard whose worker dies in a cluster is given to another worker.
 
     Args:
         work: a function of a module, or a partial of one: it travels to other processes by name.

@@ -140,6 +140,7 @@ def test_the_contributors_path(scratch: Path, shell: Shell) -> None:
     for line in shell_lines(recipe):
         if line not in CHECKED:
             assert EXECUTED[line] in shell(line), line
+    assert "passed" in shell(".venv/bin/python -m pytest -q tests/test_readme.py")
     assert "Example, 6 bits" in executed_text(scratch)
     assert list(logged(scratch)) == ["Example, 6 bits"]
     (query,) = blocks(recipe, "python")

@@ -67,8 +67,12 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def workers(scheduler: str) -> Iterator[dict[str, subprocess.Popen]]:
     """Two worker processes by their names; without the nanny that would replace a dead one."""
-    options = ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
-    found = {name: dask("worker", scheduler, *options, "--name", name) for name in ("first", "second")}
+    options = ["--no-nanny", "--no-dashboard"]
+    threads = {"first": "2", "second": "1"}
+    found = {
+        name: dask("worker", scheduler, *options, "--name", name, "--nthreads", count)
+        for name, count in threads.items()
+    }
     with Client(scheduler, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
     yield found
@@ -161,6 +165,24 @@ def test_a_cluster_changes_no_bit(detectors, demo, scheduler, workers, monkeypat
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", scheduler)
     for name, detector in detectors.items():
         assert_identical(evaluate(detector, demo), expected[name])
+
+
+def test_a_new_file_under_the_same_path_is_read_again(
+    exported, demo, scheduler, workers, tmp_path, monkeypatch
+) -> None:
+    found = []
+    for kind in ("fp32", "fp16"):
+        for suffix in (".xml", ".bin"):
+            copy = tmp_path / f"new{suffix}"
+            copy.write_bytes(exported[kind].with_suffix(suffix).read_bytes())
+            copy.replace(tmp_path / f"model{suffix}")
+        detector = OpenVinoDetector(tmp_path / "model.xml", THREADS)
+        expected = evaluate(detector, demo)
+        with monkeypatch.context() as environment:
+            environment.setenv("DASK_SCHEDULER_ADDRESS", scheduler)
+            found.append(evaluate(detector, demo))
+        assert_identical(found[-1], expected)
+    assert any(a.tobytes() != b.tobytes() for a, b in zip(*(f.detections for f in found), strict=True))
 
 
 def test_what_a_worker_does_not_find_is_one_clear_line(
