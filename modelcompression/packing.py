@@ -54,7 +54,6 @@ import copy
 import hashlib
 import json
 import lzma
-import os
 import sys
 import tempfile
 import zlib
@@ -67,6 +66,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
+from . import files
 from .coding import LIMIT, Coder, CodingError
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ def save(
 
     Raises:
         PackedCheckpointError: a tensor does not fit the model, or does not fit the format.
+        OSError: the file cannot be written; a previous one is kept.
     """
     state = _parameters(model)
     unknown = sorted(set(tensors) - set(state))
@@ -259,21 +260,11 @@ def _parameters(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def _write(path: Path, header: dict[str, Any], body: bytes) -> Path:
-    """Write aside, then replace: a full disk or a crash leaves what was there before."""
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     _require(len(text) <= LARGEST_HEADER, f"the header has {len(text)} bytes, more than {LARGEST_HEADER}")
     packed = zlib.compress(text, 9)
     data = MAGIC + bytes([VERSION]) + len(packed).to_bytes(4, "little") + packed + body
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data + hashlib.sha256(data).digest())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    files.replace({path: data + hashlib.sha256(data).digest()})
     return path
 
 
@@ -416,10 +407,8 @@ def to_openvino(path: Path | str, folder: Path | str, precision: str = "int8") -
     if precision != "int8":
         return _exported(load(path), folder, half=precision == "f16")
     xml, weights = _unpacked_graph(path)
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{Path(path).stem}.xml"
-    file.with_suffix(".bin").write_bytes(weights)
-    file.write_bytes(xml)
+    files.replace({file.with_suffix(".bin"): weights, file: xml})
     return file
 
 

@@ -7,7 +7,6 @@ notebook, cleaned. ``--smoke`` takes a handful of images and writes no table. ``
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -16,9 +15,10 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from . import BRANCH, REPOSITORY, ROOT
+from . import BRANCH, REPOSITORY, ROOT, files
 from .assets import AssetError, UnreachableError, image_set, weights
 
 EXECUTED = ROOT / "results" / "executed"
@@ -49,7 +49,8 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
     """Run one notebook from top to bottom, its output on this terminal; return the executed copy.
 
     Raises:
-        RunnerError: a cell failed; the message is the cell's own error.
+        RunnerError: a cell failed (the message is the cell's own error), its process was killed, or the
+            executed copy cannot be written.
     """
     target = EXECUTED / ("smoke" if smoke else "") / f"{notebook.parent.name}_{notebook.name}"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,13 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
             f"{notebook.relative_to(ROOT)} failed in cell {error.exec_count}: "
             f"{error.ename}: {error.evalue}\nThe executed copy with the traceback: {target}"
         ) from None
+    except DeadKernelError:
+        raise RunnerError(
+            f"the process that ran {notebook.relative_to(ROOT)} was killed, perhaps for lack of memory; "
+            "what it had logged is kept: run it again"
+        ) from None
+    except OSError as error:
+        raise RunnerError(f"{notebook.relative_to(ROOT)} was interrupted: {error}; run it again") from None
     return target
 
 
@@ -110,7 +118,8 @@ def publish(executed: Path, notebook: Path) -> None:
     """Replace the committed notebook by its executed copy, cleaned of what only this run needs.
 
     Raises:
-        RunnerError: the result is over the size that a repository of notebooks can bear.
+        RunnerError: the result is over the size that a repository of notebooks can bear, or cannot be
+            written; the committed one is kept.
     """
     document = nbformat.read(executed, as_version=4)
     clean(document, notebook)
@@ -124,10 +133,15 @@ def publish(executed: Path, notebook: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file aside, then put it in place: whatever happens, one of both versions is whole."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text, encoding="utf8")
-    os.replace(fresh, path)
+    """Put a text in place of a file; should that fail, the file is as it was.
+
+    Raises:
+        RunnerError: the disk is full, for example.
+    """
+    try:
+        files.replace({path: text.encode()})
+    except OSError as error:
+        raise RunnerError(str(error)) from None
 
 
 def clean(document: nbformat.NotebookNode, notebook: Path) -> None:

@@ -4,16 +4,18 @@
     tracker.log(RunRecord("OpenVINO", metrics, params, tags, artifacts))
     tracker.finish()
 
-The target comes from the environment, see `resolve_target`. When a server fails, before or during a
-run, the rest of the run goes to the local store and ``make sync`` sends it later. What ties the copies
-together is the tag ``mc.record_id``, drawn once for a run and the same wherever that run is written:
-sync completes what the server holds by halves and sends nothing that it holds already.
+The target comes from the environment, see `resolve_target`. A server that stumbles is asked again; when it
+goes on failing, before or during a run, the rest of the run goes to the local store and ``make sync``
+sends it later. What ties the copies together is the tag ``mc.record_id``, drawn once for a run and the
+same wherever that run is written: sync completes what the server holds by halves and sends nothing that
+it holds already.
 """
 
 from __future__ import annotations
 
 import argparse
 import atexit
+import itertools
 import logging
 import os
 import re
@@ -25,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TypeVar
@@ -38,18 +41,23 @@ from mlflow.entities import Metric, Param, Run, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from sqlalchemy.exc import SQLAlchemyError
 
 from . import REPOSITORY, ROOT
 
 EXPERIMENT = "yolov8n-compression"
 RECORD_ID = "mc.record_id"  # tag: one run, wherever it is stored
 SYNCED_TO = "mc.synced_to"  # tag of a local run: the server that has it
-DEADLINE = 5  # seconds that a notebook waits for a server
-PATIENCE = 60  # seconds that sync waits for a slow upload
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"  # environment variable, seconds
+DEADLINE = 5  # seconds that a notebook gives a server for an answer, repeated requests included
+PATIENCE = 60  # seconds that sync gives it
+FIRST_PAUSE = 0.25  # seconds before a request is repeated; every further pause is twice as long
 SERVER_ERRORS = (MlflowException, OSError)  # the latter includes requests' errors and TimeoutError
+STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
 
-# MLflow's own defaults wait 120 s and retry 7 times before an unreachable server is given up.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(DEADLINE))
+# MLflow's own defaults wait 120 s and retry 7 times before an unreachable server is given up; it would
+# also create a run once more when only the answer was lost. `_Store` repeats requests itself.
+os.environ.setdefault(TIMEOUT, str(DEADLINE))
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -192,9 +200,9 @@ class _Store:
             self.lock = FileLock(f"{database}.lock", timeout=PATIENCE) if database else nullcontext()
             with self.lock:
                 if database:
-                    _check_database(database)
+                    _prepare_database(database)
                 self.client = MlflowClient(target.uri)
-        except (MlflowException, sqlite3.Error, OSError) as error:
+        except STORE_ERRORS as error:
             raise TrackingError(f"{target.description} cannot be opened: {_first_line(error)}") from None
 
     def contact(self) -> str | None:
@@ -203,7 +211,7 @@ class _Store:
         Raises:
             MlflowException, OSError: no server answers within `DEADLINE`.
         """
-        found = self._promptly(lambda: self.client.get_experiment_by_name(EXPERIMENT))
+        found = self._ask(lambda: self.client.get_experiment_by_name(EXPERIMENT), promptly=True)
         return found and found.experiment_id
 
     def begin(self, record: RunRecord, record_id: str, start: int, parent: str | None = None) -> str:
@@ -211,25 +219,32 @@ class _Store:
         tags = {**record.tags, RECORD_ID: record_id}
         if parent:
             tags[MLFLOW_PARENT_RUN_ID] = parent
+        attempts = itertools.count()
+
+        def search() -> list[Run]:
+            return self.client.search_runs([experiment], f"tags.`{RECORD_ID}` = '{record_id}'")
+
+        def create() -> Run:
+            found = next(attempts) and self._ask(search)  # the last attempt's answer may have been lost
+            return found[0] if found else self.client.create_run(experiment, start, tags, record.name)
+
         with self.lock:
             experiment = self.contact() or self._create_experiment()
-            create = self.client.create_run
-            run = self._promptly(lambda: create(experiment, start, tags, record.name))
-        return run.info.run_id
+            return self._ask(create).info.run_id
 
     def complete(self, run_id: str, record: RunRecord, end: int) -> None:
         """Write all the rest, the status last: a run that counts as finished is whole."""
         metrics = [Metric(key, float(value), end, 0) for key, value in record.metrics.items()]
         params = [Param(key, str(value)) for key, value in record.params.items()]
         with self.lock:
-            self.client.log_batch(run_id, metrics, params)
+            self._ask(lambda: self.client.log_batch(run_id, metrics, params))
             for path in record.artifacts:
-                self.client.log_artifact(run_id, str(path))
-            self.client.set_terminated(run_id, "FINISHED", end)
+                self._ask(partial(self.client.log_artifact, run_id, str(path)))
+            self.end(run_id, "FINISHED", end)
 
     def end(self, run_id: str, status: str, end: int) -> None:
         with self.lock:
-            self.client.set_terminated(run_id, status, end)
+            self._ask(lambda: self.client.set_terminated(run_id, status, end))
 
     def mark(self, run: Run, server: Target) -> None:
         """Note on a local run that the server has it."""
@@ -239,12 +254,11 @@ class _Store:
     def runs(self) -> list[Run]:
         """The project's runs of any status, oldest first."""
         experiment = self.contact()
+        search = partial(self.client.search_runs, [experiment], order_by=["attributes.start_time ASC"])
         found: list[Run] = []
         token = None
         while experiment:
-            page = self.client.search_runs(
-                [experiment], order_by=["attributes.start_time ASC"], page_token=token
-            )
+            page = self._ask(partial(search, page_token=token))
             found += [run for run in page if RECORD_ID in run.data.tags]
             token = page.token
             if not token:
@@ -259,15 +273,33 @@ class _Store:
         return sorted(folder.iterdir()) if folder.is_dir() else []
 
     def _create_experiment(self) -> str:
+        artifacts = self.artifacts and str(self.artifacts)
         try:
-            return self.client.create_experiment(EXPERIMENT, self.artifacts and str(self.artifacts))
+            return self._ask(lambda: self.client.create_experiment(EXPERIMENT, artifacts))
         except MlflowException:
             if found := self.contact():  # somebody else was faster
                 return found
             raise
 
-    def _promptly(self, call: Callable[[], T]) -> T:
-        return call() if self.target.is_local else _within(DEADLINE, call)
+    def _ask(self, call: Callable[[], T], promptly: bool = False) -> T:
+        """What the client returns. A server that stumbles is asked again, until its time is over.
+
+        Args:
+            call: may be repeated without harm.
+            promptly: each time, give up after `DEADLINE`.
+        """
+        if self.target.is_local:
+            return call()
+        end = time.monotonic() + float(os.environ[TIMEOUT])
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return _within(DEADLINE, call) if promptly else call()
+            except SERVER_ERRORS as error:
+                if not _is_passing(error) or time.monotonic() + pause > end:
+                    raise
+            time.sleep(pause)
+            pause *= 2
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
@@ -287,8 +319,24 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     return future.result(seconds)
 
 
-def _check_database(path: Path) -> None:
-    """MLflow retries for a minute before it reports a file that is no database."""
+def _is_passing(error: Exception) -> bool:
+    """May the same request succeed a little later? MLflow calls lost connections status 500."""
+    status = _status(error)
+    return status is None or status >= 500 or status in (408, 429)
+
+
+def _prepare_database(path: Path) -> None:
+    """A new database is made aside: MLflow never opens a schema whose creation was interrupted.
+
+    Raises:
+        sqlite3.Error: what there is, is no database. MLflow would retry for a minute before it says so.
+    """
+    if not path.exists():
+        for left in path.parent.glob(f"{path.name}.*.new*"):
+            left.unlink()
+        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
+        MlflowClient(f"sqlite:///{aside}")
+        os.replace(aside, path)
     connection = sqlite3.connect(path, timeout=PATIENCE)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")
@@ -395,7 +443,12 @@ class Tracker:
                     f"{server.description} {_reason(error)}; runs are kept in {self.target.description}, "
                     "`make sync` sends them later"
                 )
-        return write()
+        try:
+            return write()
+        except STORE_ERRORS as error:
+            raise TrackingError(
+                f"{self.target.description} cannot be written: {_first_line(error)}"
+            ) from None
 
 
 def _check_artifacts(record: RunRecord) -> None:
@@ -457,9 +510,10 @@ def artifacts(run_id: str, folder: Path) -> list[Path]:
 
 def _everywhere(server: Target) -> list[Run]:
     local = _local_runs(local_target())
+    store = _Store(server)
     try:
-        with _patience():
-            remote = _Store(server).runs()
+        with _patience(store):
+            remote = store.runs()
     except SERVER_ERRORS as error:
         _warn(f"{server.description} {_reason(error)}; only runs of {local_target().description} are read")
         return local
@@ -500,11 +554,13 @@ def sync() -> int:
         raise TrackingError(
             "no tracking server is configured: set MLFLOW_TRACKING_URI or DAGSHUB_USER_TOKEN (see README.md)"
         )
-    with _only_sync(local), _patience():
+    store = _Store(server)
+    with _only_sync(local):
         try:
-            sending = _Sending(_Store(server), local)
-            for parent in sending.pending():
-                sending.send(parent)
+            with _patience(store):
+                sending = _Sending(store, local)
+                for parent in sending.pending():
+                    sending.send(parent)
         except SERVER_ERRORS as error:
             raise TrackingError(f"{server.description} {_reason(error)}; run sync again later") from None
     return sending.sent
@@ -527,7 +583,8 @@ class _Sending:
     def __init__(self, server: _Store, local: Target) -> None:
         self.sent = 0
         self._server = server
-        self._there = {run.data.tags[RECORD_ID]: run for run in server.runs()}
+        found = sorted(server.runs(), key=_is_finished)  # a finished run outweighs its unfinished twin
+        self._there = {run.data.tags[RECORD_ID]: run for run in found}
         self._runs = _local_runs(local)
         self._local = _Store(local) if self._runs else None
 
@@ -583,15 +640,15 @@ class _Sending:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    """Once a server has answered, a slow one may take its time: nobody's measurement is waiting."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    before = os.environ[name]
-    os.environ[name] = str(PATIENCE)
+def _patience(server: _Store) -> Iterator[None]:
+    """Once a server has answered, it may take its time: nobody's measurement is waiting."""
+    server.contact()
+    before = os.environ[TIMEOUT]
+    os.environ[TIMEOUT] = str(PATIENCE)
     try:
         yield
     finally:
-        os.environ[name] = before
+        os.environ[TIMEOUT] = before
 
 
 # Words
@@ -604,13 +661,18 @@ def _reason(error: Exception) -> str:
         return "does not answer"
     if isinstance(cause, requests.ConnectionError):
         return "cannot be reached"
-    if isinstance(error, requests.HTTPError):
-        status = error.response.status_code
-    else:
-        status = error.get_http_status_code() if isinstance(error, MlflowException) else None
-    if status in (401, 403):
+    if (status := _status(error)) in (401, 403):
         return f"refuses the credentials ({status})"
+    if isinstance(cause, requests.exceptions.RetryError):
+        return f"fails ({cause.args[0].reason})"  # "too many 503 error responses"
     return f"fails ({_first_line(error)})"
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status in an error, if there is one."""
+    if isinstance(error, requests.HTTPError):
+        return error.response.status_code
+    return error.get_http_status_code() if isinstance(error, MlflowException) else None
 
 
 def _first_line(error: Exception) -> str:

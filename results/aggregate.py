@@ -10,12 +10,12 @@ runs of its own loses no row. All else is made from it alone.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from modelcompression.files import replace
 from page import PAGE, page
 from plots import figures
 from rows import (
@@ -68,18 +68,19 @@ def made_of(root: Path, rows: pd.DataFrame) -> dict[str, str]:
 def regenerate(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """Write results.csv and all that is made of it; return the rows.
 
-    Everything is made before anything is written.
+    Everything is made before anything is written, and written aside before anything is replaced.
+
+    Raises:
+        ResultsError: the runs or files are damaged, or the disk is full.
     """
     names = first_table(root)["experiment"]
     text = csv_text(merge(read_rows(root), rows_of(runs), names))
     rows = parse(text, NUMBERS)
     files = {CSV: text} | made_of(root, rows)
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + ".new")
-        aside.write_text(content, encoding="utf8")
-        os.replace(aside, path)
+    try:
+        replace({root / name: content.encode() for name, content in files.items()})
+    except OSError as error:
+        raise ResultsError(str(error)) from None
     return rows
 
 

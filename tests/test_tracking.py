@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -14,10 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow_server
 import pytest
-import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow_server import PASSWORD, USER, free_port
 
 from modelcompression import tracking
 from modelcompression.tracking import (
@@ -31,8 +31,6 @@ from modelcompression.tracking import (
     sync,
 )
 
-# pragma: allowlist nextline secret
-USER, PASSWORD = "admin", "correct-horse/battery"
 VARIABLES = [
     *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
     *("DAGSHUB_USER_TOKEN", "DAGSHUB_REPO"),
@@ -54,10 +52,7 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's schema, which takes seconds to create."""
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}")
-    return path
+    return mlflow_server.empty_database(tmp_path_factory.mktemp("schema"))
 
 
 @pytest.fixture
@@ -69,35 +64,8 @@ def made_store(store: Path, empty_database: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
-    """The address of an ``mlflow server`` that asks for `USER` and `PASSWORD`."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, folder / "server.db")
-    (folder / "auth.ini").write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
-        f"admin_username = {USER}\nadmin_password = {PASSWORD}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        "auth_cache_ttl_seconds = 600\n"  # hashing a password takes longer than any request
-    )
-    port = free_port()
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder}/server.db", "--port", str(port)),
-        *("--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1"),
-    ]
-    # pragma: allowlist nextline secret
-    own = {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of tests"}
-    own["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=os.environ | own, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(lambda: answers(f"{address}/health"), 90, lambda: (folder / "log").read_text())
+    with mlflow_server.running(tmp_path_factory.mktemp("server"), empty_database) as address:
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
 
 
 @pytest.fixture
@@ -179,28 +147,9 @@ class Stopwatch:
         self.seconds = time.monotonic() - self._start
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-def answers(url: str) -> bool:
-    with suppress(requests.RequestException):
-        return requests.get(url, timeout=2).ok
-    return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, explain()
-        time.sleep(0.2)
-
-
 def configure(monkeypatch: pytest.MonkeyPatch, address: str, password: str = PASSWORD) -> str:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    for name, value in mlflow_server.environment(address, password).items():
+        monkeypatch.setenv(name, value)
     return address
 
 
