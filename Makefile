@@ -13,7 +13,7 @@ export MC_ASSETS
 BIN := .venv/bin
 RUN := $(BIN)/python -m modelcompression
 
-.PHONY: help run publish smoke homework test table recommend sync ui assets lint clean
+.PHONY: help run publish smoke homework test torture table recommend sync ui assets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -34,6 +34,9 @@ homework: .venv/run.stamp  ## a new homework, HW=hw6_example: its notebook, its 
 
 test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
 	$(BIN)/python -m pytest
+
+torture: .venv/test.stamp  ## kill, fill the disk, break the server: is a run lost? (under ten minutes)
+	$(BIN)/python tests/torture.py
 
 lint: .venv/test.stamp  ## ruff over code and notebooks, tables against results.csv
 	$(BIN)/ruff check .

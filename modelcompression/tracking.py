@@ -60,7 +60,7 @@ STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
 os.environ.setdefault(TIMEOUT, str(DEADLINE))
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # an error is raised as well
 
 T = TypeVar("T")
 
@@ -676,6 +676,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _first_line(error: Exception) -> str:
+    error = getattr(error.__cause__ or error, "orig", error)  # SQLAlchemy's messages are pages long
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0][:200]
 

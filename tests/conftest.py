@@ -3,11 +3,12 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import mlflow_server
 import nbformat
 import numpy as np
 import pandas as pd
@@ -64,6 +65,18 @@ def smoke_run(own_store: None, tmp_path_factory: pytest.TempPathFactory) -> Call
             return SmokeRun(document, tracking.finished_runs().set_index("experiment"))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mlflow_server.empty_database(tmp_path_factory.mktemp("schema"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
+    """The address of a tracking server; what tests log there must not depend on each other."""
+    with mlflow_server.running(tmp_path_factory.mktemp("server"), empty_database) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

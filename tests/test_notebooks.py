@@ -74,16 +74,34 @@ def test_smoke_run(path: Path, smoke_run) -> None:
     assert len(found.rows) and (found.rows["tags.smoke"] == "true").all()
 
 
-def test_a_failing_cell_is_named(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("1 / 0", r"broken\.ipynb failed in cell 1: ZeroDivisionError"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            r"process that ran hw9_test/broken\.ipynb was killed.*run it again",
+        ),
+    ],
+)
+def test_a_failing_cell_is_named(source: str, says: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     monkeypatch.setattr(runner, "EXECUTED", tmp_path / "executed")
     broken = tmp_path / "hw9_test" / "broken.ipynb"
     broken.parent.mkdir()
-    document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
-    nbformat.write(document, broken)
-    with pytest.raises(runner.RunnerError, match=r"broken\.ipynb failed in cell 1: ZeroDivisionError"):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), broken)
+    with pytest.raises(runner.RunnerError, match=says):
         runner.execute(broken)
     assert (tmp_path / "executed" / "hw9_test_broken.ipynb").exists()
+
+
+def test_an_executed_copy_that_cannot_be_written_is_one_clear_error(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "EXECUTED", tmp_path)
+    (tmp_path / "smoke").mkdir()
+    folder = tmp_path / "smoke" / f"{NOTEBOOKS[0].parent.name}_{NOTEBOOKS[0].name}"
+    folder.mkdir()
+    with pytest.raises(runner.RunnerError, match=r"was interrupted: .*; run it again"):
+        runner.execute(NOTEBOOKS[0], smoke=True)
 
 
 def test_an_unknown_homework_lists_the_known_ones() -> None:

@@ -1,6 +1,7 @@
 """modelcompression/tracking.py against a real MLflow server with passwords, and against its absence."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import mlflow_server
 import pytest
+import torture
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_server import PASSWORD, USER, free_port
@@ -50,22 +52,11 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mlflow_server.empty_database(tmp_path_factory.mktemp("schema"))
-
-
 @pytest.fixture
 def made_store(store: Path, empty_database: Path) -> None:
     """The test's local store exists, without runs."""
     store.mkdir()
     shutil.copy(empty_database, store)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
-    with mlflow_server.running(tmp_path_factory.mktemp("server"), empty_database) as address:
-        yield address
 
 
 @pytest.fixture
@@ -362,6 +353,29 @@ def test_a_damaged_local_store_is_one_clear_error_and_is_kept(store) -> None:
     assert (store / "mlflow.db").read_text().startswith("this is no database")
 
 
+def test_a_store_whose_creation_was_interrupted_is_made_again(store, tmp_path, monkeypatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tracking.os, "replace", killed)
+        Tracker("hw5_export")
+    assert finished_runs().empty
+    with Tracker("hw5_export") as tracker:
+        tracker.log(record(tmp_path))
+    assert finished_runs()["experiment"].tolist() == ["OpenVINO"]
+    assert not list(store.glob("*.new*"))
+
+
+def test_a_store_that_cannot_be_written_is_one_clear_error(made_store, tmp_path) -> None:
+    with Tracker("hw5_export") as tracker:
+        tracker.log(record(tmp_path))
+        with torture.limited_files(tmp_path, 1000), pytest.raises(TrackingError) as error:
+            tracker.log(record(tmp_path, "Too much"))
+    assert re.fullmatch("the local store .* cannot be written: [^\n]{5,80}", str(error.value))
+    assert finished_runs()["experiment"].tolist() == ["OpenVINO"]
+
+
 def test_processes_that_start_together_share_a_store(tmp_path) -> None:
     code = f"""
 from pathlib import Path
@@ -392,6 +406,22 @@ def test_with_a_server_runs_go_there(reachable, tmp_path, store, capsys) -> None
     assert child.info.run_id in finished_runs()["run_id"].tolist()
     assert not (store / "mlflow.db").exists() and capsys.readouterr() == ("", "")
     assert_whole(reachable, child, tmp_path)
+
+
+def test_a_server_that_stumbles_is_asked_again(server, monkeypatch, tmp_path, store, capsys) -> None:
+    with mlflow_server.faulty(server, 0.35, seed=1, silence=PATIENT) as (address, done):
+        configure(monkeypatch, address)
+        with Tracker("hw_stumbling") as tracker:
+            for name in ("One", "Two"):
+                tracker.log(record(tmp_path, name))
+    assert done.total() - done[""] > 5 and not done["silence"], "the test is meant to be about others"
+    assert not store.exists() and capsys.readouterr() == ("", "")
+    configure(monkeypatch, server)
+    found = stored(server, "hw_stumbling")
+    assert names_and_statuses(found["parents"]) == [("hw_stumbling", "FINISHED")]
+    assert names_and_statuses(found["children"]) == [("One", "FINISHED"), ("Two", "FINISHED")], "not doubled"
+    for child in found["children"]:
+        assert_whole(server, child, tmp_path)
 
 
 def test_credentials_in_the_uri_work_and_appear_nowhere(server, monkeypatch, tmp_path, capsys) -> None:

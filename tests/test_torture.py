@@ -1,0 +1,37 @@
+"""A small dose of ``make torture``, and that it would notice a loss."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torture
+
+
+def test_processes_that_write_at_once_lose_no_run(tmp_path, server) -> None:
+    toll = torture.writers(tmp_path, server, processes=2, runs=3)
+    assert toll.lost == [] and "local store 6 of 6 complete; server 6 of 6 complete" in toll.remark
+
+
+def test_a_killed_homework_leaves_no_half_run_and_can_be_run_again(tmp_path) -> None:
+    toll = torture.kills(tmp_path, trials=2, experiments=3)
+    assert toll.lost == [] and toll.faults == 2
+
+
+def test_a_full_disk_leaves_every_file_as_it_was(tmp_path) -> None:
+    toll = torture.full_disk(tmp_path, times=3)
+    assert toll.lost == [] and toll.faults == 10
+
+
+def test_a_server_that_fails_a_third_of_all_requests_loses_no_run(tmp_path, server) -> None:
+    toll = torture.failing_server(tmp_path, server, homeworks=2, runs=1, share=0.33)
+    assert toll.lost == [] and toll.faults > 3
+
+
+def test_a_careless_writer_is_noticed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(contents: Mapping[Path, bytes]) -> None:
+        for path, data in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+    monkeypatch.setattr(torture.files, "replace", careless)
+    assert [what for what in torture.full_disk(tmp_path, times=3).lost if what.startswith("small.mcpk")]
