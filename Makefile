@@ -13,7 +13,7 @@ export MC_ASSETS
 BIN := .venv/bin
 RUN := $(BIN)/python -m modelcompression
 
-.PHONY: help run publish smoke homework test torture table recommend sync ui assets lint clean
+.PHONY: help run publish smoke homework test torture table gallery recommend sync ui assets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -44,6 +44,10 @@ lint: .venv/test.stamp  ## ruff over code and notebooks, tables against results.
 	$(BIN)/python results/aggregate.py --check
 
 table: .venv/run.stamp  ## regenerate results.csv, figures and README tables from the runs
+	$(BIN)/python results/aggregate.py
+
+gallery: .venv/run.stamp  ## redraw the gallery of detections from the runs that won
+	$(BIN)/python results/gallery.py
 	$(BIN)/python results/aggregate.py
 
 recommend: .venv/run.stamp  ## which published model is best on this CPU: times them for a minute

@@ -87,16 +87,16 @@ def draw_detections(axes: Axes, sample: Sample, detections: np.ndarray) -> None:
         colour = COLOURS[int(category) % len(COLOURS)]
         axes.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
         axes.text(
-            x1, max(y1, 0.04 * sample.height), f"{class_names()[int(category)]} {confidence:.2f}",
+            x1, max(y1, 0.07 * sample.height), f"{class_names()[int(category)]} {confidence:.2f}",
             fontsize=5.5, color="white", va="bottom",
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}, clip_on=True,
         )  # fmt: skip
 
 
-def as_jpeg(figure: Figure, quality: int = 80) -> Image:
+def as_jpeg(figure: Figure, quality: int = 80, dpi: int = 110) -> Image:
     """A figure of photographs for a notebook: a tenth of the PNG's bytes."""
     data = io.BytesIO()
-    figure.savefig(data, format="jpeg", dpi=110, pil_kwargs={"quality": quality})
+    figure.savefig(data, format="jpeg", dpi=dpi, pil_kwargs={"quality": quality})
     return Image(data.getvalue(), format="jpeg")
 
 

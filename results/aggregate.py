@@ -20,6 +20,7 @@ from page import PAGE, page
 from plots import figures
 from rows import (
     CSV,
+    GALLERY,
     NUMBERS,
     REPORT_IMAGES,
     ResultsError,
@@ -61,7 +62,9 @@ def made_of(root: Path, rows: pd.DataFrame) -> dict[str, str]:
     files = {name: with_block(root, name, block(rows, original, name)) for name in CAPTIONS}
     if len(rows):
         drawn = figures(rows)
-        files |= drawn | {PAGE: page(rows, drawn)}
+        gallery = root / GALLERY
+        photos = gallery.read_bytes() if gallery.exists() else None
+        files |= drawn | {PAGE: page(rows, drawn, photos)}
     return files
 
 

@@ -78,21 +78,27 @@ COLUMNS_SHOWN = [
 ]  # fmt: skip
 
 
-def page(rows: pd.DataFrame, figures: dict[str, str]) -> str:
+def page(rows: pd.DataFrame, figures: dict[str, str], gallery: bytes | None) -> str:
     """HTML of the whole page.
 
     Args:
         rows: results.csv.
         figures: file name → SVG, see ``plots.figures``.
+        gallery: JPEG, see ``gallery.py``; None: not drawn yet.
     """
     names = [machine_name(group.iloc[0]) for group in machines(rows)]
-    alts = CAPTIONS["README.md"]["figures"]
+    say = CAPTIONS["README.md"]
+    pictures = [
+        _figure("svg+xml", figures[path].encode(), say["figures"][name]) for name, path in FIGURES.items()
+    ]
+    if gallery:
+        pictures.append(_figure("jpeg", gallery, say["gallery"]))
     return Template(TEMPLATE.read_text(encoding="utf8")).substitute(
         homeworks="".join(f"<option>{escape(name)}</option>" for name in sorted(rows["homework"].unique())),
         machines="".join(f"<option>{escape(name)}</option>" for name in names),
         head="".join(map(_heading, COLUMNS_SHOWN)),
         rows="\n".join(_row(row) for _, row in rows.iterrows()),
-        figures="\n".join(_figure(figures[path], alts[name]) for name, path in FIGURES.items()),
+        figures="\n".join(pictures),
         columns="\n".join(f"<dt>{escape(c.title)}</dt><dd>{escape(c.meaning)}</dd>" for c in COLUMNS_SHOWN),
     )
 
@@ -123,8 +129,8 @@ def _cell(row: pd.Series, column: Column) -> str:
     return f'<td class="number" data-value="{value:.6g}">{text}</td>'
 
 
-def _figure(svg: str, alt: str) -> str:
-    source = f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
+def _figure(kind: str, data: bytes, alt: str) -> str:
+    source = f"data:image/{kind};base64,{b64encode(data).decode()}"
     image = f'<img src="{source}" alt="{escape(alt)}">'
     box = f'<div class="scroll" role="region" aria-label="{escape(alt)}" tabindex="0">{image}</div>'
     return f"<figure>{box}<figcaption>{escape(alt)}</figcaption></figure>"

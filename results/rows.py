@@ -28,6 +28,7 @@ NEEDED = ["experiment", "homework", *MACHINE, "finished", "map50_95", "latency_m
 
 CSV, FIRST_TABLE = "results/results.csv", "results/original.csv"
 FIGURES = {name: f"results/figures/{name}.svg" for name in ("pareto", "forest", "speed")}
+GALLERY, GALLERY_LOSS = "results/figures/gallery.jpg", 0.03  # see gallery.py
 
 
 class ResultsError(RuntimeError):

@@ -12,6 +12,7 @@ from rows import (
     DELTA,
     FIGURES,
     FIRST_NUMBERS,
+    GALLERY,
     SPEEDUP,
     headline,
     machine_of,
@@ -42,6 +43,8 @@ CAPTIONS = {
         "is for {same} of {count} models. A typical interval is ±{half} %; losses smaller than that stay "
         "unseen, and the best of many is a little flattered. [Tests](tests/test_accuracy.py) hold the "
         "metrics against ultralytics' own validation and COCOeval.",
+        "gallery": "What the original, the smallest and the fastest model see (loss ≤ 3 %), each named above "
+        "its column, on photographs of the public domain",
         "more": "[results/report.html](results/report.html) has every column of every run, to sort and to "
         "filter: download it and open it in a browser, it needs no network.",
         "all": "### All experiments",
@@ -90,6 +93,8 @@ CAPTIONS = {
         "если её интервал доходит до 0: так у {same} моделей из {count}. Обычный интервал – ±{half} %; "
         "меньшие потери остаются незамеченными, а лучшая из многих моделей немного приукрашена. "
         "[Тесты](tests/test_accuracy.py) сверяют метрики с собственной валидацией ultralytics и с COCOeval.",
+        "gallery": "Что видят исходная, наименьшая и самая быстрая модели (потеря ≤ 3 %), каждая названа над "
+        "своим столбцом, на фотографиях из общественного достояния",
         "more": "В [results/report.html](results/report.html) – все столбцы всех запусков, с сортировкой и "
         "фильтром: скачайте и откройте в браузере, сеть не нужна.",
         "all": "### Все эксперименты",
@@ -137,6 +142,8 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
     parts = [
         *_at_a_glance(shown, published, images, say),
         *(f"![{say['figures'][name]}]({path})" for name, path in FIGURES.items()),
+        f"{say['gallery']}:",
+        f"![{say['gallery']}]({GALLERY})",
         say["more"],
         say["all"],
         say["machine"].format(images=images, **machine_of(published)),

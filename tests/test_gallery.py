@@ -1,0 +1,101 @@
+"""The gallery shows who won, as measured, on photographs that may be shown."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from modelcompression import ROOT, assets, tracking
+
+sys.path.insert(0, str(ROOT / "results"))
+
+from gallery import PHOTOS, artifacts, chosen, detector_of, draw
+from rows import BASELINE, GALLERY, ResultsError, read_rows
+
+
+@pytest.fixture
+def row() -> pd.Series:
+    """A compressed model of results.csv, but of a run that this store must first hold."""
+    rows = read_rows(ROOT)
+    return rows[rows["experiment"] != BASELINE].iloc[0].copy()
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty local store."""
+    monkeypatch.setenv("MC_STORE", str(tmp_path))
+    return tmp_path
+
+
+def log(store: Path, *files: Path) -> str:
+    """The id of a run with these artifacts."""
+    record = tracking.RunRecord("Any", {}, {}, {}, files)
+    with tracking.Tracker("hw5_export", {}) as tracker:
+        return tracker.log(record)
+
+
+def test_original_smallest_and_fastest_are_chosen_by_their_numbers() -> None:
+    rows = read_rows(ROOT)
+    original, *others = chosen(rows).values()
+    assert original["experiment"] == BASELINE and others
+    fits = rows[rows["map50_95_delta"] >= -0.03]
+    titles = " ".join(list(chosen(rows))[1:])
+    assert "smallest" in titles and "fastest" in titles
+    assert min(row["size_mb"] for row in others) == fits["size_mb"].min()
+    with pytest.raises(ResultsError, match="run a homework first"):
+        chosen(rows[rows["experiment"] == BASELINE])
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime", "precision"), [("onnx", "ONNX Runtime", "f32"), ("fp32", "OpenVINO", "f32")]
+)
+def test_a_model_comes_back_as_it_was_measured(
+    store, row, exported, batch, eager, kind, runtime, precision
+) -> None:
+    file = exported[kind]
+    files = [file, file.with_suffix(".bin")] if kind == "fp32" else [file]
+    row["run_id"], row["runtime"], row["execution_precision"] = log(store, *files), runtime, precision
+    detector = detector_of(row, store)
+    assert (detector.runtime, detector.execution_precision) == (runtime, precision)
+    assert np.abs(detector(batch) - eager(batch)).max() < 0.1
+
+
+def test_a_packed_checkpoint_comes_back(store, row, weights, batch) -> None:
+    from modelcompression.detector import load_yolo
+    from modelcompression.packing import save
+
+    model = load_yolo(weights)
+    row["run_id"], row["runtime"] = log(store, save(store / "any.mcpk", model, {})), "PyTorch"
+    assert detector_of(row, store)(batch).shape[1] == 84
+
+
+def test_a_missing_run_or_a_pickle_is_one_clear_error(store, row, tmp_path) -> None:
+    with pytest.raises(ResultsError, match="MC_STORE") as error:
+        artifacts("0" * 32)
+    assert "\n" not in str(error.value)
+    pickle = tmp_path / "model.pt"
+    pickle.write_bytes(b"cos\nsystem\n")
+    row["run_id"] = log(store, pickle)
+    with pytest.raises(ResultsError, match=r"holds no \.mcpk, \.xml or \.onnx"):
+        detector_of(row, store)
+
+
+def test_the_picture_is_drawn_and_the_committed_one_is_small(eager, tmp_path) -> None:
+    path = tmp_path / "gallery.jpg"
+    path.write_bytes(draw({"Original": eager, "Again": eager}))
+    with Image.open(path) as picture, Image.open(ROOT / GALLERY) as committed:
+        assert picture.format == committed.format == "JPEG"
+        assert picture.height == pytest.approx(committed.height, rel=0.1)
+    assert (ROOT / GALLERY).stat().st_size <= 200_000
+
+
+def test_the_photographs_may_be_shown_anywhere() -> None:
+    text = (ROOT / "modelcompression/demo_photos/README.md").read_text(encoding="utf8")
+    table = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    licences = {cells[1].strip(" `"): cells[-2] for cells in table}
+    assert all("public domain" in licences[name] or "CC0" in licences[name] for name in PHOTOS)
+    found = {sample.path.stem for sample in assets.image_set("demo").samples}
+    assert set(PHOTOS) <= found
