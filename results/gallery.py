@@ -2,7 +2,7 @@
 
     python results/gallery.py              # from the artifacts of the runs that results.csv names
 
-The models are chosen by rule, not by name: see ``rows.winner``. The photographs are those demo photos that
+The models are chosen by rule, not by name: see ``goals.winner``. The photographs are those demo photos that
 may be shown anywhere: public domain or CC0.
 """
 
@@ -27,7 +27,7 @@ from modelcompression.detector import (
     OpenVinoDetector,
     TorchDetector,
 )
-from rows import BASELINE, GALLERY, GALLERY_LOSS, ResultsError, headline, read_rows, winner
+from rows import BASELINE, GALLERY, GALLERY_LOSS, ResultsError, headline, read_rows
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "grace_hopper")
 COLUMN, DPI, QUALITY = 2.6, 140, 70  # inches, dots an inch, JPEG quality: less than 200 kB together

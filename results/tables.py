@@ -275,4 +275,4 @@ def _interval(values: pd.Series, form: str) -> str:
     if values.isna().any():
         return "–"
     value, low, high = (number(v, form) for v in values)
-    return f"{value}<br><sub>[{low}, {high}]</sub>"
+    return f"{value}<br><sub>[{low},\u00a0{high}]</sub>"  # unbroken in a narrow column

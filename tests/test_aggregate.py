@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
 import aggregate
 from aggregate import MARKERS, check, regenerate
 from modelcompression.goals import winner
+from page import PAGE
 from plots import style
 from rows import BASELINE, CSV, DELTA, FIGURES, FIRST_TABLE, ResultsError, headline, read_rows
 from tables import CAPTIONS
@@ -171,8 +172,8 @@ def test_cells_show_what_was_measured(root) -> None:
     regenerate(root, runs(run("Original model"), run("ONNX")))
     main, then_and_now = cells(root, "ONNX")
     assert main == [
-        *("0.620", "0.510", "0.540", "0.3951", "−1.23<br><sub>[−3.10, +0.54]</sub>"),
-        *("25.6<br><sub>f32</sub>", "1.90<br><sub>[1.87, 1.93]</sub>", "6.20<br>(2.01×)", "9.98"),
+        *("0.620", "0.510", "0.540", "0.3951", "−1.23<br><sub>[−3.10,\u00a0+0.54]</sub>"),
+        *("25.6<br><sub>f32</sub>", "1.90<br><sub>[1.87,\u00a01.93]</sub>", "6.20<br>(2.01×)", "9.98"),
     ]
     assert then_and_now[0] == "0.651<br>**0.660**" and then_and_now[3] == "0.452<br>**0.457**"
     assert then_and_now[4:] == ["271.8<br>**25.6**", "12.23<br>**6.20**", "–<br>**9.98**"]
@@ -325,6 +326,15 @@ def test_an_outlier_becomes_an_arrow_with_its_value(root) -> None:
     pareto, forest = ((root / FIGURES[name]).read_text(encoding="utf8") for name in ("pareto", "forest"))
     assert ">−36 %<" in pareto and "−36.0 [−39.0, −33.0]" in forest
     assert ">−20<" not in pareto + forest, "an axis was stretched for it"
+
+
+def test_odd_names_do_no_harm_to_figures_and_page(root) -> None:
+    names = ["A <b> & a $x^2$", "A name that goes on and on " * 4]
+    odd = [run(name, homework="hw6_example") for name in names]
+    regenerate(root, runs(run(BASELINE, runtime="PyTorch"), *odd, run("Nameless", homework="other")))
+    forest, html = ((root / path).read_text(encoding="utf8") for path in (FIGURES["forest"], PAGE))
+    assert ">A &lt;b&gt; &amp; a $x^2$<" in forest and ">A name that goes on" in forest
+    assert "A &lt;b&gt; &amp; a $x^2$" in html
 
 
 def test_homeworks_differ_in_colour_and_in_marker() -> None:
