@@ -8,25 +8,25 @@ original model. What this CPU cannot execute, or whose file is out of reach, is 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from . import assets
+from . import assets, packing
 from .accuracy import Interval, fit, prepared, to_batch
 from .assets import AssetError
 from .detector import Detector, DetectorError, LeanDetector, OnnxDetector, OpenVinoDetector, TorchDetector
 from .goals import GOALS, winner
 from .latency import cpu, time_pairs
+from .packing import PackedCheckpointError
 from .tracking import TrackingError, artifacts, finished_runs, resolve_target
 
 PAIRS = 15
-RUNTIMES = {"OpenVINO": ".xml", "OpenVINO, lean graph": ".xml", "ONNX Runtime": ".onnx"}
 WORDS = {"size_ratio": "smallest file", "speedup": "fastest", "both": "small and fast"}
 
 
@@ -35,7 +35,7 @@ class NothingToRecommend(RuntimeError):
 
 
 def candidates(runs: pd.DataFrame) -> pd.DataFrame:
-    """The latest run of each experiment that ships a file for a runtime, evaluated on COCO.
+    """The latest run of each experiment that was evaluated on COCO and compared with the original.
 
     Args:
         runs: as ``tracking.finished_runs`` returns them, oldest first.
@@ -46,35 +46,49 @@ def candidates(runs: pd.DataFrame) -> pd.DataFrame:
     Raises:
         NothingToRecommend: there is none.
     """
-    needed = {"tags.runtime", "tags.dataset", "metrics.map50_95_delta"}
-    if needed <= set(runs):
-        counts = runs["tags.runtime"].isin(RUNTIMES) & (runs["tags.dataset"] == "coco-val")
-        runs = runs[counts & (runs.get("tags.smoke") != "true")].dropna(subset="metrics.map50_95_delta")
+    if {"tags.dataset", "metrics.map50_95_delta"} <= set(runs):
+        counts = (runs["tags.dataset"] == "coco-val") & (runs.get("tags.smoke") != "true")
+        runs = runs[counts].dropna(subset="metrics.map50_95_delta")
     else:
         runs = runs[:0]
     if runs.empty:
         raise NothingToRecommend(
-            f"{resolve_target().description} holds no exported model: make run HW=hw5_export makes some"
+            f"{resolve_target().description} holds no compressed model: make run HW=hw5_export makes some"
         )
     return runs.drop_duplicates("experiment", keep="last").rename(
         columns=lambda c: c.removeprefix("metrics.")
     )
 
 
-def load(run: pd.Series, files: list[Path], threads: int) -> Detector:
+def load(run: pd.Series, files: Iterable[Path], folder: Path, threads: int = 2) -> Detector:
     """The detector of a run, as it was measured.
 
+    Args:
+        run: a row of ``finished_runs``.
+        files: the run's artifacts.
+        folder: where a packed checkpoint may be unpacked.
+
     Raises:
-        DetectorError: the file is missing, or this CPU does not execute its precision.
+        DetectorError: no file can be loaded, or this CPU does not execute its precision.
     """
-    suffix = RUNTIMES[run["tags.runtime"]]
-    path = next((file for file in files if file.suffix == suffix), None)
-    if path is None:
-        raise DetectorError(f"its run has no {suffix} file")
-    if suffix == ".onnx":
-        return OnnxDetector(path, threads)
-    kind = LeanDetector if run["tags.runtime"] == LeanDetector.runtime else OpenVinoDetector
-    return kind(path, threads, precision=re.sub(r".*rest ", "", run["tags.execution_precision"]))
+    found = {path.suffix: path for path in files}
+    runtime, executes = run["tags.runtime"], run["tags.execution_precision"]
+    graph = found.get(".xml") or found.get(".onnx")
+    if packed := found.get(".mcpk"):
+        if not runtime.startswith("OpenVINO"):
+            return TorchDetector(packing.load(packed).model, threads)
+        graph = packing.to_openvino(packed, folder, "int8" if executes.startswith("int8") else "f32")
+    if not graph:  # a .pt is a pickle: only the original's is known by its sha256
+        raise DetectorError("its run holds no .mcpk, .xml or .onnx")
+    if runtime == OnnxDetector.runtime:
+        return OnnxDetector(graph, threads)
+    kind = LeanDetector if runtime == LeanDetector.runtime else OpenVinoDetector
+    return kind(graph, threads, precision=executes.split()[-1])
+
+
+def view(run: pd.Series) -> tuple[int, bool]:
+    """How a run's detector was shown photographs: the input size, and whether as squares."""
+    return int(run["params.input_size"]), run.get("params.input_shape") != "rectangle"
 
 
 def batches(detector: Detector, size: int, square: bool) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -89,11 +103,10 @@ def batches(detector: Detector, size: int, square: bool) -> list[tuple[np.ndarra
 def speed_here(run: pd.Series, original: Detector) -> tuple[float, Interval]:
     """Milliseconds of a forward pass, and times the original model's speed, on this CPU."""
     with tempfile.TemporaryDirectory() as folder:
-        detector = load(run, artifacts(run["run_id"], Path(folder)), original.threads)
-        square = run.get("params.input_shape") != "rectangle"
-        found = time_pairs(
-            original, detector, batches(detector, int(run["params.input_size"]), square), PAIRS
-        )
+        fetched, unpacked = Path(folder, "fetched"), Path(folder, "unpacked")
+        fetched.mkdir()
+        detector = load(run, artifacts(run["run_id"], fetched), unpacked, original.threads)
+        found = time_pairs(original, detector, batches(detector, *view(run)), PAIRS)
     return found.variant.median, found.speedup
 
 
@@ -103,7 +116,7 @@ def timed(runs: pd.DataFrame, original: Detector) -> tuple[pd.DataFrame, dict[st
     for _, run in tqdm(list(runs.iterrows()), "timing", unit="model", leave=False):
         try:
             ms, speedup = speed_here(run, original)
-        except (DetectorError, TrackingError) as reason:
+        except (DetectorError, PackedCheckpointError, TrackingError) as reason:
             skipped[run["experiment"]] = str(reason)
             continue
         here = {"ms": ms, "speedup": speedup.value, "low": speedup.low, "high": speedup.high}

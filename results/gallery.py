@@ -8,25 +8,20 @@ may be shown anywhere: public domain or CC0.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from mlflow.artifacts import download_artifacts
-from mlflow.exceptions import MlflowException
 
 from modelcompression import ROOT, assets, figures, packing, tracking
 from modelcompression.accuracy import evaluate
-from modelcompression.detector import (
-    Detector,
-    DetectorError,
-    OnnxDetector,
-    OpenVinoDetector,
-    TorchDetector,
-)
+from modelcompression.detector import Detector, DetectorError, TorchDetector
+from modelcompression.files import replace
+from modelcompression.goals import winner
+from modelcompression.recommend import load, view
 from rows import BASELINE, GALLERY, GALLERY_LOSS, ResultsError, headline, read_rows
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "grace_hopper")
@@ -54,77 +49,61 @@ def chosen(rows: pd.DataFrame) -> dict[str, pd.Series]:
     return titles
 
 
-def detector_of(row: pd.Series, folder: Path) -> Detector:
+@dataclass(frozen=True)
+class Shown:
+    """A detector, and how it is shown photographs."""
+
+    detector: Detector
+    size: int = 640
+    square: bool = True
+
+
+def shown_of(row: pd.Series, runs: pd.DataFrame, folder: Path) -> Shown:
     """The model of a row, as it was measured, from the files of its run.
 
     Args:
-        folder: where a packed checkpoint may be unpacked.
+        runs: of the store, as ``tracking.finished_runs`` returns them.
+        folder: where files may be fetched and unpacked.
 
     Raises:
-        ResultsError: the run, or a file that could be loaded, is not in the store.
-        DetectorError: this CPU cannot execute it, or it is no detector.
+        ResultsError: the run is not in the store.
+        TrackingError, DetectorError: its files are not, or this CPU cannot execute them.
     """
     if row["experiment"] == BASELINE:
-        return TorchDetector(assets.weights())
-    files = {path.suffix: path for path in artifacts(row["run_id"]).iterdir()}
-    is_openvino = row["runtime"].startswith("OpenVINO")
-    precision = row["execution_precision"].split()[-1]
-    if packed := files.get(".mcpk"):
-        if is_openvino:
-            stored = "int8" if row["execution_precision"].startswith("int8") else "f32"
-            return OpenVinoDetector(packing.to_openvino(packed, folder, stored), precision=precision)
-        return TorchDetector(packing.load(packed).model)
-    graph = files.get(".xml") or files.get(".onnx")
-    if not graph:  # a .pt is a pickle: only the original's is known by its sha256
-        raise ResultsError(f"the run of {row['experiment']} holds no .mcpk, .xml or .onnx to draw it from")
-    return OpenVinoDetector(graph, precision=precision) if is_openvino else OnnxDetector(graph)
+        return Shown(TorchDetector(assets.weights()))
+    found = runs[runs["run_id"] == row["run_id"]]
+    if found.empty:
+        raise ResultsError(
+            f"run {row['run_id']} is not in {tracking.resolve_target().description}: draw the gallery where "
+            "the run was made, or name its store in MC_STORE or MLFLOW_TRACKING_URI"
+        )
+    run, fetched = found.iloc[0], folder / row["run_id"]
+    fetched.mkdir(parents=True)
+    detector = load(run, tracking.artifacts(row["run_id"], fetched), fetched / "unpacked")
+    return Shown(detector, *view(run))
 
 
-def artifacts(run_id: str) -> Path:
-    """The folder with a run's files: of the local store, or downloaded from the tracking server.
-
-    Raises:
-        ResultsError: neither has the run.
-    """
-    folder = tracking.local_target().database.parent / "mlartifacts" / run_id / "artifacts"
-    if folder.is_dir():
-        return folder
-    target = tracking.resolve_target()
-    try:
-        if not target.is_local:
-            return Path(download_artifacts(run_id=run_id, tracking_uri=target.uri))
-    except (MlflowException, OSError) as error:
-        print(f"warning: {target.description}: {error}", file=sys.stderr)
-    raise ResultsError(
-        f"run {run_id} is not in {target.description}: draw the gallery where the run was made, "
-        "or name its store in MC_STORE or MLFLOW_TRACKING_URI"
-    )
-
-
-def draw(detectors: dict[str, Detector]) -> bytes:
-    """JPEG: a row for each photograph, a column for each detector.
-
-    Args:
-        detectors: title of the column → detector.
-    """
+def draw(models: dict[str, Shown]) -> bytes:
+    """JPEG: a row for each photograph, a column for each model, under its title."""
     demo = assets.image_set("demo")
     photos = tuple(sample for sample in demo.samples if sample.path.stem in PHOTOS)
     images = assets.ImageSet(demo.name, photos)
-    found = {title: evaluate(one, images, progress=False).detections for title, one in detectors.items()}
+    found = {
+        title: evaluate(one.detector, images, one.size, progress=False, square=one.square).detections
+        for title, one in models.items()
+    }
     return figures.as_jpeg(figures.detections_grid(photos, found, COLUMN), QUALITY, DPI).data
 
 
 def main() -> None:
     """Choose, load, draw, write."""
+    titles, runs = chosen(read_rows(ROOT)), tracking.finished_runs()
     with tempfile.TemporaryDirectory() as folder:
-        titles = chosen(read_rows(ROOT))
-        models = {title: detector_of(row, Path(folder) / row["run_id"]) for title, row in titles.items()}
-        image = draw(models)
-    path = ROOT / GALLERY
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".new")
-    aside.write_bytes(image)
-    os.replace(aside, path)
+        image = draw({title: shown_of(row, runs, Path(folder)) for title, row in titles.items()})
+    try:
+        replace({ROOT / GALLERY: image})
+    except OSError as error:
+        raise ResultsError(str(error)) from None
     print(f"{GALLERY}: {len(image) / 1000:.0f} kB, {'; '.join(row['experiment'] for row in titles.values())}")
 
 

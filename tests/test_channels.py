@@ -73,15 +73,14 @@ def test_multiplications_fall_by_what_is_claimed(measured, narrowed) -> None:
 def test_channels_leave_where_the_work_is(measured) -> None:
     model, found = measured
     slow = "model.22.cv3.2.0.conv"
-    prices = {name: count * (30 if name == slow else 1) for name, count in channels.positions(model).items()}
-    left = {}
-    for name, given in (("multiplications", None), ("milliseconds", prices)):
-        narrowing = Narrowing(model, found, prices=given)
-        before = narrowing.work()
-        narrowing.narrow(0.95)
-        assert 0.85 * before < narrowing.work() <= 0.95 * before
-        left[name] = int(narrowing.outputs[slow].sum())
-    assert left["milliseconds"] < left["multiplications"]
+    prices = {name: count * (1000 if name == slow else 1) for name, count in channels.positions(model).items()}
+    narrowing = Narrowing(model, found, prices=prices)
+    before = narrowing.work()
+    narrowing.narrow(0.6)
+    assert narrowing.work() <= 0.6 * before
+    assert narrowing.outputs[slow].sum() <= 48
+    others = [kept.float().mean() for name, kept in narrowing.outputs.items() if name != slow]
+    assert sum(others) / len(others) > 0.97
 
 
 @pytest.mark.parametrize("size", [320, 640])

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from modelcompression import ROOT, assets, tracking
+from modelcompression.detector import DetectorError
 
 sys.path.insert(0, str(ROOT / "results"))
 
-from gallery import PHOTOS, artifacts, chosen, detector_of, draw
+from gallery import PHOTOS, Shown, chosen, draw, shown_of
 from rows import BASELINE, GALLERY, ResultsError, read_rows
 
 
@@ -30,11 +31,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def log(store: Path, *files: Path) -> str:
-    """The id of a run with these artifacts."""
-    record = tracking.RunRecord("Any", {}, {}, {}, files)
+def log(row: pd.Series, *files: Path, runtime: str = "OpenVINO", executes: str = "f32") -> None:
+    """Give the row a run with these artifacts."""
+    tags = {"runtime": runtime, "execution_precision": executes}
+    record = tracking.RunRecord("Any", {}, {"input_size": "320", "input_shape": "rectangle"}, tags, files)
     with tracking.Tracker("hw5_export", {}) as tracker:
-        return tracker.log(record)
+        row["run_id"] = tracker.log(record)
 
 
 def test_original_smallest_and_fastest_are_chosen_by_their_numbers() -> None:
@@ -49,43 +51,27 @@ def test_original_smallest_and_fastest_are_chosen_by_their_numbers() -> None:
         chosen(rows[rows["experiment"] == BASELINE])
 
 
-@pytest.mark.parametrize(
-    ("kind", "runtime", "precision"), [("onnx", "ONNX Runtime", "f32"), ("fp32", "OpenVINO", "f32")]
-)
-def test_a_model_comes_back_as_it_was_measured(
-    store, row, exported, batch, eager, kind, runtime, precision
-) -> None:
-    file = exported[kind]
-    files = [file, file.with_suffix(".bin")] if kind == "fp32" else [file]
-    row["run_id"], row["runtime"], row["execution_precision"] = log(store, *files), runtime, precision
-    detector = detector_of(row, store)
-    assert (detector.runtime, detector.execution_precision) == (runtime, precision)
-    assert np.abs(detector(batch) - eager(batch)).max() < 0.1
-
-
-def test_a_packed_checkpoint_comes_back(store, row, weights, batch) -> None:
-    from modelcompression.detector import load_yolo
-    from modelcompression.packing import save
-
-    model = load_yolo(weights)
-    row["run_id"], row["runtime"] = log(store, save(store / "any.mcpk", model, {})), "PyTorch"
-    assert detector_of(row, store)(batch).shape[1] == 84
+def test_a_model_comes_back_as_it_was_measured(store, row, exported, batch, eager) -> None:
+    log(row, exported["fp32"], exported["fp32"].with_suffix(".bin"))
+    shown = shown_of(row, tracking.finished_runs(), store)
+    assert (shown.detector.runtime, shown.size, shown.square) == ("OpenVINO", 320, False)
+    assert np.abs(shown.detector(batch) - eager(batch)).max() < 0.1
 
 
 def test_a_missing_run_or_a_pickle_is_one_clear_error(store, row, tmp_path) -> None:
     with pytest.raises(ResultsError, match="MC_STORE") as error:
-        artifacts("0" * 32)
+        shown_of(row, tracking.finished_runs(), store)
     assert "\n" not in str(error.value)
     pickle = tmp_path / "model.pt"
     pickle.write_bytes(b"cos\nsystem\n")
-    row["run_id"] = log(store, pickle)
-    with pytest.raises(ResultsError, match=r"holds no \.mcpk, \.xml or \.onnx"):
-        detector_of(row, store)
+    log(row, pickle)
+    with pytest.raises(DetectorError, match=r"holds no \.mcpk, \.xml or \.onnx"):
+        shown_of(row, tracking.finished_runs(), store)
 
 
 def test_the_picture_is_drawn_and_the_committed_one_is_small(eager, tmp_path) -> None:
     path = tmp_path / "gallery.jpg"
-    path.write_bytes(draw({"Original": eager, "Again": eager}))
+    path.write_bytes(draw({"Original": Shown(eager), "Again": Shown(eager)}))
     with Image.open(path) as picture, Image.open(ROOT / GALLERY) as committed:
         assert picture.format == committed.format == "JPEG"
         assert picture.height == pytest.approx(committed.height, rel=0.1)

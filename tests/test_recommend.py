@@ -4,8 +4,15 @@ import pandas as pd
 import pytest
 from conftest import THREADS
 
-from modelcompression import recommend
-from modelcompression.detector import DetectorError, LeanDetector, OnnxDetector, OpenVinoDetector
+from modelcompression import packing, recommend
+from modelcompression.detector import (
+    DetectorError,
+    LeanDetector,
+    OnnxDetector,
+    OpenVinoDetector,
+    TorchDetector,
+    load_yolo,
+)
 from modelcompression.footprint import shipped
 from modelcompression.recommend import NothingToRecommend, candidates, load
 from modelcompression.tracking import RunRecord, Tracker, finished_runs
@@ -35,7 +42,6 @@ def test_only_full_runs_with_a_file_for_a_runtime_count() -> None:
     log("Kept", "OpenVINO", threads="2")
     log("Smoke", "OpenVINO", smoke="true")
     log("Demo photos", "OpenVINO", dataset="demo")
-    log("No file to deploy", "PyTorch")
     found = candidates(finished_runs())
     assert found["experiment"].tolist() == ["Kept"]
     assert found["tags.threads"].tolist() == ["2"], "the latest"
@@ -50,17 +56,24 @@ def test_only_full_runs_with_a_file_for_a_runtime_count() -> None:
         ("ONNX Runtime", "onnx", OnnxDetector),
     ],
 )
-def test_a_run_is_loaded_as_it_was_measured(exported, runtime: str, key: str, kind: type) -> None:
+def test_a_run_is_loaded_as_it_was_measured(exported, tmp_path, runtime: str, key: str, kind: type) -> None:
     run = pd.Series({"tags.runtime": runtime, "tags.execution_precision": "int8, rest f32"})
-    assert type(load(run, shipped(exported[key]), THREADS)) is kind
+    assert type(load(run, shipped(exported[key]), tmp_path, THREADS)) is kind
 
 
-def test_what_cannot_run_here_says_why(exported) -> None:
+def test_a_packed_checkpoint_is_loaded_by_its_runtime(weights, tmp_path) -> None:
+    file = packing.save(tmp_path / "any.mcpk", load_yolo(weights), {})
+    for runtime, kind in (("PyTorch", TorchDetector), ("OpenVINO", OpenVinoDetector)):
+        run = pd.Series({"tags.runtime": runtime, "tags.execution_precision": "f32"})
+        assert type(load(run, [file], tmp_path / runtime, THREADS)) is kind
+
+
+def test_what_cannot_run_here_says_why(exported, tmp_path) -> None:
     run = pd.Series({"tags.runtime": "OpenVINO", "tags.execution_precision": "int8, rest f8"})
     with pytest.raises(DetectorError, match="does not execute f8"):
-        load(run, shipped(exported["fp32"]), THREADS)
-    with pytest.raises(DetectorError, match=r"no \.xml file"):
-        load(run, [exported["onnx"]], THREADS)
+        load(run, shipped(exported["fp32"]), tmp_path, THREADS)
+    with pytest.raises(DetectorError, match=r"holds no \.mcpk, \.xml or \.onnx"):
+        load(run, [tmp_path / "model.pt"], tmp_path, THREADS)
 
 
 def test_the_files_are_timed_on_this_cpu(exported, capsys, monkeypatch) -> None:
@@ -69,7 +82,7 @@ def test_the_files_are_timed_on_this_cpu(exported, capsys, monkeypatch) -> None:
     log("Lost", "OpenVINO")
     recommend.main(["--threads", str(THREADS)])
     said = capsys.readouterr().out
-    assert "skipped: Lost: its run has no .xml file" in said
+    assert "skipped: Lost: its run holds no .mcpk, .xml or .onnx" in said
     line = next(line for line in said.splitlines() if "fastest" in line and "≤ 1%" in line)
     assert "Lean" in line and "-0.4 [-2.0, +1.0]" in line
     assert "99.00" not in said, "the logged speed-up belongs to another CPU"
