@@ -1,5 +1,6 @@
 """modelcompression/shards.py: whoever computes a shard, and whoever dies over it, no bit changes."""
 
+import itertools
 import os
 import pickle
 import signal
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -142,6 +145,20 @@ def test_processes_are_as_many_as_pay(cores, threads, count, processes, monkeypa
     with shards._backend(detector, count) as travels:
         assert travels == (processes > 1)
         assert not travels or get_active_backend()[1] == processes
+
+
+def test_a_process_computes_one_shard_at_a_time() -> None:
+    """A Dask worker may have several threads; OpenVINO's requests and PyTorch's thread pool have one user."""
+    spans: list[tuple[float, float]] = []
+
+    def work(detector: None, cut: int) -> None:
+        start = time.monotonic()
+        time.sleep(0.02)
+        spans.append((start, time.monotonic()))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(partial(shards._elsewhere, work, int, pickle.dumps(None), "evaluation"), range(4)))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(sorted(spans)))
 
 
 def test_a_cluster_that_cannot_be_used_is_one_clear_line(eager, demo, scheduler, monkeypatch) -> None:
