@@ -10,7 +10,7 @@ their inputs, B the columns of one channel and A all that are left,
     tr( W_B ((H_AA⁻¹)_BB)⁻¹ W_Bᵀ )
 
 is what removing it changes after a least-squares refit of the other columns (the block form of Optimal Brain
-Surgeon, Hassibi & Stork 1993). It is weighed against the work saved: multiplications, or milliseconds.
+Surgeon, Hassibi & Stork 1993). It is weighed against the multiplications saved.
 """
 
 from __future__ import annotations
@@ -140,45 +140,36 @@ def multiplications(model: nn.Module, size: int = 640) -> int:
 
 
 class Narrowing:
-    """Takes channels from a model where they cost least for the work they save.
+    """Takes channels from a model where they cost least for the multiplications they save.
 
     Args:
         model: as for :func:`groups`; it is not changed.
         statistics: of :func:`.rounding.collect`.
         unit: channels that go together, a multiple of four. Runtimes compute in vectors of 8 or 16 channels,
             so less than a whole one saves nothing.
-        prices: by convolution, the work that one weight makes; None: its multiplications. A runtime needs
-            more time for a multiplication in some layers than in others, so milliseconds per weight of
-            measured layers save more time at the same loss.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        statistics: Mapping[str, Statistics],
-        unit: int = 16,
-        prices: Mapping[str, float] | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, statistics: Mapping[str, Statistics], unit: int = 16) -> None:
         self.model, self.statistics, self.unit = model, statistics, unit
         self.groups = groups(model)
         self.layers = convolutions(model)
-        self.prices = prices or positions(model)
+        self.positions = positions(model)
         self.outputs = {n: torch.ones(m.out_channels, dtype=torch.bool) for n, m in self.layers.items()}
         self.inputs = {n: torch.ones(m.in_channels, dtype=torch.bool) for n, m in self.layers.items()}
         self._costs: dict[str, torch.Tensor] = {}
 
-    def work(self) -> float:
-        """Of all convolutions, with the channels that are left: multiplications, or in the prices' unit."""
-        return sum(self._work(name) for name in self.layers)
+    def multiplications(self) -> int:
+        """Of all convolutions, with the channels that are left."""
+        return sum(self._multiplications(name) for name in self.layers)
 
     def narrow(self, share: float) -> None:
-        """Remove channels until only this share of the original's work is left.
+        """Remove channels until only this share of the original's multiplications is left.
 
         Raises:
             ChannelError: every layer is down to its last unit before that.
         """
-        target = share * sum(self.prices[n] * m.weight.numel() for n, m in self.layers.items())
-        while self.work() > target:
+        target = share * sum(self.positions[n] * m.weight.numel() for n, m in self.layers.items())
+        while self.multiplications() > target:
             candidates = [c for group in self.groups if (c := self._candidate(group)) is not None]
             if not candidates:
                 raise ChannelError(f"a share of {share:g} needs layers of less than {self.unit} channels")
@@ -201,14 +192,14 @@ class Narrowing:
         return sum(self._reader_costs(reader)[first : first + width] for reader, first in group.readers)
 
     def _candidate(self, group: Group) -> tuple[float, Group] | None:
-        """Cost of a group's cheapest channels per unit of work."""
+        """Cost per multiplication of a group's cheapest channels."""
         rows = int(self.outputs[group.producer].sum())
         if rows <= self.unit:
             return None
         cheapest = self._group_costs(group).sort().values[: self.unit]
-        saved = self._work(group.producer) * self.unit / rows
+        saved = self._multiplications(group.producer) * self.unit / rows
         for reader, _ in group.readers:
-            saved += self._work(reader) * self.unit / int(self.inputs[reader].sum())
+            saved += self._multiplications(reader) * self.unit / int(self.inputs[reader].sum())
         return float(cheapest.sum()) / saved, group
 
     def _remove(self, group: Group, channels: torch.Tensor) -> None:
@@ -218,10 +209,10 @@ class Narrowing:
             self.inputs[reader][channels + first] = False
             self._costs.pop(reader, None)
 
-    def _work(self, name: str) -> float:
+    def _multiplications(self, name: str) -> int:
         module = self.layers[name]
         kernel = module.weight[0, 0].numel()
-        return self.prices[name] * int(self.outputs[name].sum()) * int(self.inputs[name].sum()) * kernel
+        return self.positions[name] * int(self.outputs[name].sum()) * int(self.inputs[name].sum()) * kernel
 
     def _system(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Kept columns, the damped Hessian among them, the refitted weights (rows, columns)."""

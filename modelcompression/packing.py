@@ -414,12 +414,16 @@ def to_openvino(path: Path | str, folder: Path | str, precision: str = "int8") -
 
 def _exported(yolo: YOLO, folder: Path, half: bool) -> Path:
     import openvino
+    import torch
 
-    file = folder / "yolov8n.xml"
-    with tempfile.TemporaryDirectory() as aside:
-        yolo.model.pt_path = str(Path(aside) / "yolov8n.pt")  # ultralytics exports beside it
-        exported = yolo.export(format="onnx", imgsz=640, simplify=True, verbose=False)
-        openvino.save_model(openvino.convert_model(exported), file, compress_to_fp16=half)
+    file, threads = folder / "yolov8n.xml", torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory() as aside:
+            yolo.model.pt_path = str(Path(aside) / "yolov8n.pt")  # ultralytics exports beside it
+            exported = yolo.export(format="onnx", imgsz=640, simplify=True, verbose=False)
+            openvino.save_model(openvino.convert_model(exported), file, compress_to_fp16=half)
+    finally:
+        torch.set_num_threads(threads)  # which the export has lowered, for all that follows
     return file
 
 

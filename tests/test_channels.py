@@ -64,23 +64,10 @@ def test_multiplications_fall_by_what_is_claimed(measured, narrowed) -> None:
     model, narrowing = narrowed
     before, after = channels.multiplications(measured[0]), channels.multiplications(model)
     assert before == 4_371_456_000  # 8.7 GFLOPs, as ultralytics says
-    assert after == narrowing.work() <= 0.8 * before
+    assert after == narrowing.multiplications() <= 0.8 * before
     assert after > 0.7 * before
     parameters = [sum(p.numel() for p in m.parameters()) for m in (measured[0], model)]
     assert parameters[1] < parameters[0]
-
-
-def test_channels_leave_where_the_work_is(measured) -> None:
-    model, found = measured
-    slow = "model.22.cv3.2.0.conv"
-    prices = {name: count * (1000 if name == slow else 1) for name, count in channels.positions(model).items()}
-    narrowing = Narrowing(model, found, prices=prices)
-    before = narrowing.work()
-    narrowing.narrow(0.6)
-    assert narrowing.work() <= 0.6 * before
-    assert narrowing.outputs[slow].sum() <= 48
-    others = [kept.float().mean() for name, kept in narrowing.outputs.items() if name != slow]
-    assert sum(others) / len(others) > 0.97
 
 
 @pytest.mark.parametrize("size", [320, 640])
@@ -100,7 +87,7 @@ def test_refitting_and_choosing_keep_the_detections_near(measured, narrowed, rep
     chosen = Narrowing(model, found)
     chosen.narrow(0.95)
     arbitrary = Narrowing(model, found)
-    while arbitrary.work() > 0.95 * channels.multiplications(model):
+    while arbitrary.multiplications() > 0.95 * channels.multiplications(model):
         group = next(g for g in arbitrary.groups if arbitrary.outputs[g.producer].sum() > 32)
         arbitrary._remove(group, arbitrary.outputs[group.producer].nonzero()[:16, 0])
     with torch.no_grad():

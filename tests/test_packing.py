@@ -348,7 +348,9 @@ def fast(whole, eager, tmp_path_factory) -> tuple[Path, Path, Path]:
     """The packed file with an INT8 graph, that graph as NNCF made it, and the float model in OpenVINO."""
     path, tensors = whole
     folder = tmp_path_factory.mktemp("fast")
+    torch.set_num_threads(2)
     exported = packing.to_openvino(path, folder, "f32")
+    assert torch.get_num_threads() == 2, "ultralytics' export lowers it"
     nncf.set_log_level(logging.ERROR)
     quantized = nncf.quantize(
         openvino.Core().read_model(exported),
