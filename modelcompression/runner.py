@@ -15,7 +15,6 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from . import BRANCH, REPOSITORY, ROOT, files
@@ -65,10 +64,10 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
             f"{notebook.relative_to(ROOT)} failed in cell {error.exec_count}: "
             f"{error.ename}: {error.evalue}\nThe executed copy with the traceback: {target}"
         ) from None
-    except DeadKernelError:
+    except RuntimeError as error:  # of nbclient or jupyter_client, "Kernel died"
         raise RunnerError(
-            f"the process that ran {notebook.relative_to(ROOT)} was killed, perhaps for lack of memory; "
-            "what it had logged is kept: run it again"
+            f"the process that ran {notebook.relative_to(ROOT)} was killed ({error}), perhaps for lack of "
+            "memory; what it had logged is kept: run it again"
         ) from None
     except OSError as error:
         raise RunnerError(f"{notebook.relative_to(ROOT)} was interrupted: {error}; run it again") from None

@@ -657,7 +657,7 @@ def _patience(server: _Store) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """What went wrong with a server, as the predicate of a sentence."""
     cause = error.__cause__ or error.__context__ or error
-    if isinstance(cause, TimeoutError | requests.Timeout):
+    if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError | requests.Timeout):
         return "does not answer"
     if isinstance(cause, requests.ConnectionError):
         return "cannot be reached"

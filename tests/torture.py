@@ -205,7 +205,7 @@ def _write_twice(barrier, server: str, homework: str, folder: Path, runs: int) -
 # (b) Kills
 
 
-def kills(folder: Path, trials: int = 10, seed: int = 0, experiments: int = 5) -> Toll:
+def kills(folder: Path, trials: int = 20, seed: int = 0, experiments: int = 5) -> Toll:
     """A homework from an empty store to its table, killed somewhere in between and run again."""
     toll, generator = Toll(), random.Random(seed)
     names = [f"experiment{index}" for index in range(experiments)]
@@ -296,53 +296,64 @@ def _check_killed(toll: Toll, root: Path, when: str) -> None:
 
 
 def notebook_kills(folder: Path, seed: int = 0) -> Toll:
-    """A smoke run whose kernel is killed, then one whose runner is killed, then one left in peace."""
+    """A smoke run whose kernel is killed, one killed with all its processes, then one left in peace."""
     toll, generator = Toll(), random.Random(seed)
-    reference, seconds = _smoke(folder / "undisturbed")
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    begin = time.monotonic()
+    printed = _end(_smoke(undisturbed))
+    seconds = time.monotonic() - begin
+    reference = _latest(undisturbed)
+    toll.expect(len(reference) > 0, f"the undisturbed run: {printed}")
     moments = []
-    for victim in ("kernel", "runner"):
-        moment = generator.uniform(0.3, 0.9) * seconds
-        _smoke(folder / "killed", victim, moment)
-        toll.faults += 1
-        moments.append(f"{victim} after {moment:.0f} s")
-        with environment(**local_only(folder / "killed")):
-            finished = finished_runs()
-        for _, run in finished.iterrows():
-            is_same = _accuracies(run).equals(_accuracies(reference.loc[run["experiment"]]))
-            toll.expect(is_same, f"{run['experiment']} with the {moments[-1]}")
-    rerun, _ = _smoke(folder / "killed")
-    for name in reference.index:
-        toll.expect(_accuracies(rerun.loc[name]).equals(_accuracies(reference.loc[name])), f"{name}, rerun")
+    for victim in ("kernel", "all"):
+        process = _smoke(killed)
+        while not (victims := _processes(process, victim)):  # the kernel starts after seconds of imports
+            time.sleep(0.1)
+        moment = generator.uniform(0, 0.5) * seconds
+        time.sleep(moment)
+        for one in victims:
+            one.kill()
+        printed = _end(process)
+        toll.faults += process.returncode != 0
+        toll.expect(process.returncode != 0, f"it ended before its {victim} was killed")
+        if victim == "kernel":
+            is_clear = printed.splitlines()[-1].startswith("error: the process that ran")
+            toll.expect(is_clear, f"a clear error, not {printed}")
+        moments.append(f"{victim} {moment:.0f} s after its start")
+        for name, run in _latest(killed).iterrows():
+            toll.expect(_accuracies(run).equals(_accuracies(reference.loc[name])), f"{name}, {moments[-1]}")
+    _end(_smoke(killed))
+    rerun = _latest(killed)
+    for name, run in reference.iterrows():
+        is_same = name in rerun.index and _accuracies(run).equals(_accuracies(rerun.loc[name]))
+        toll.expect(is_same, f"{name} in the rerun")
     toll.remark = f"{NOTEBOOK} in smoke mode, {seconds:.0f} s: {', '.join(moments)}"
     return toll
 
 
-def _smoke(store: Path, victim: str = "", moment: float = 0) -> tuple[pd.DataFrame, float]:
-    """Run the notebook; its latest finished runs by experiment, and the seconds it took."""
-    variables = {"MC_STORE": str(store), "MLFLOW_TRACKING_URI": ""}
-    command = [sys.executable, "-m", "modelcompression.runner", NOTEBOOK, "--smoke"]
-    begin = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if victim:
-        time.sleep(moment)
-        whole = psutil.Process(process.pid)
-        kernels = [p for p in whole.children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline())]
-        for one in kernels if victim == "kernel" else [whole, *kernels]:
-            one.kill()
-    printed, _ = process.communicate(timeout=3 * WAIT)
-    assert victim or process.returncode == 0, printed
-    last = printed.splitlines()[-1]
-    assert victim != "kernel" or last.startswith("error: the process that ran"), printed
+def _smoke(store: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "modelcompression.runner", NOTEBOOK, "--smoke"],
+        cwd=ROOT, env=os.environ | local_only(store), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def _end(process: subprocess.Popen) -> str:
+    return process.communicate(timeout=3 * WAIT)[0]
+
+
+def _processes(runner_process: subprocess.Popen, victim: str) -> list[psutil.Process]:
+    """What to kill, once a kernel is there."""
+    whole = psutil.Process(runner_process.pid)
+    kernels = [p for p in whole.children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline())]
+    return kernels if victim == "kernel" or not kernels else [whole, *kernels]
+
+
+def _latest(store: Path) -> pd.DataFrame:
+    """The latest finished run of each experiment."""
     with environment(**local_only(store)):
-        runs = finished_runs().drop_duplicates("experiment", keep="last").set_index("experiment", drop=False)
-    return runs, time.monotonic() - begin
+        return finished_runs().drop_duplicates("experiment", keep="last").set_index("experiment")
 
 
 def _accuracies(run: pd.Series) -> pd.Series:
