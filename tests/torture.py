@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
 import mlflow_server
@@ -147,7 +149,7 @@ def local_only(store: Path) -> dict[str, str]:
     return {"MC_STORE": str(store), "MLFLOW_TRACKING_URI": "", "DAGSHUB_USER_TOKEN": ""}
 
 
-def start(variables: dict[str, str], work: Callable, *arguments: object):
+def start(variables: dict[str, str], work: Callable, *arguments: object) -> BaseProcess:
     process = children.Process(target=_child, args=(variables, work, *arguments))
     process.start()
     return process
@@ -189,7 +191,7 @@ def writers(folder: Path, server: str, processes: int = 8, runs: int = 20) -> To
     return toll
 
 
-def _write_twice(barrier, server: str, homework: str, folder: Path, runs: int) -> None:
+def _write_twice(barrier: Barrier, server: str, homework: str, folder: Path, runs: int) -> None:
     barrier.wait(WAIT)
     with ExitStack() as stack:
         trackers = []
@@ -231,6 +233,8 @@ def kills(folder: Path, trials: int = 20, seed: int = 0, experiments: int = 5) -
         process = _homework(root, names)
         process.join(WAIT)
         toll.expect(process.exitcode == 0, f"rerun after {moment:.2f} s ended with {process.exitcode}")
+        if process.exitcode:
+            continue
         rerun = _table(root)
         for name in names:
             same = name in rerun.index and rerun.loc[name].equals(reference.loc[name])
@@ -247,17 +251,15 @@ def _scratch(root: Path) -> Path:
     return root
 
 
-def _homework(root: Path, names: list[str]):
+def _homework(root: Path, names: list[str]) -> BaseProcess:
     """A child that has just begun to work."""
     has_begun = children.Event()
-    process = start(
-        {"MC_STORE": str(root / "store"), "MLFLOW_TRACKING_URI": ""}, _work, root, names, has_begun
-    )
+    process = start(local_only(root / "store"), _work, root, names, has_begun)
     has_begun.wait(WAIT)
     return process
 
 
-def _work(root: Path, names: list[str], has_begun) -> None:
+def _work(root: Path, names: list[str], has_begun: Event) -> None:
     has_begun.set()
     with Tracker(HOMEWORK, TAGS) as tracker, (root / "logged").open("a") as logged:
         for name in names:
