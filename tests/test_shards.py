@@ -25,6 +25,7 @@ from modelcompression.assets import ImageSet
 from modelcompression.detector import (
     Detector,
     DetectorError,
+    LeanDetector,
     OnnxDetector,
     OpenVinoDetector,
     TorchDetector,
@@ -51,6 +52,7 @@ def detectors(weights: Path, exported: dict[str, Path]) -> dict[str, Detector]:
         "channels_last": TorchDetector(weights, THREADS, channels_last=True),
         "ONNX Runtime": OnnxDetector(exported["onnx"], THREADS, exact=False),
         "OpenVINO": OpenVinoDetector(exported["fp32"], threads=THREADS, hint="THROUGHPUT"),
+        "lean graph": LeanDetector(exported["fp32"], THREADS),
         "fixed shape": OpenVinoDetector(exported["onnx"], THREADS, shape=(1, 3, SIZE, SIZE)),
     }
 
@@ -109,10 +111,11 @@ def assert_identical(found: Evaluation, expected: Evaluation) -> None:
     assert found.map50_95 == expected.map50_95 > 0.3
 
 
-def test_every_detector_can_travel(detectors, batch) -> None:
+def test_every_detector_can_travel(detectors, demo) -> None:
+    pixels = accuracy.letterbox(demo.samples[0].path, SIZE)[0]
     for name, detector in detectors.items():
-        copy = pickle.loads(pickle.dumps(detector))
-        assert (copy(batch) == detector(batch)).all(), name
+        copy, given = pickle.loads(pickle.dumps(detector)), accuracy.prepared(detector, pixels)
+        assert (copy(given) == detector(given)).all(), name
         for attribute in ("runtime", "threads", "execution_precision"):
             assert getattr(copy, attribute) == getattr(detector, attribute), name
     hint = pickle.loads(pickle.dumps(detectors["OpenVINO"])).compiled.get_property("PERFORMANCE_HINT")
