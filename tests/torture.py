@@ -40,6 +40,8 @@ from modelcompression.tracking import RECORD_ID, RunRecord, Tracker, TrackingErr
 sys.path.insert(0, str(ROOT / "results"))
 
 import aggregate
+from rows import FIRST_TABLE, METRICS, MILLISECONDS, REPORT_IMAGES, SPEEDUP, ResultsError, read_rows
+from tables import CAPTIONS
 
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 HOMEWORK = "hw9_torture"
@@ -48,7 +50,7 @@ TAGS = {
     **{"threads": "2", "runtime": "PyTorch", "execution_precision": "f32", "git_commit": "0" * 12},
     **{"versions": "torch 2"},
 }
-TIMED = [*aggregate.MILLISECONDS, *aggregate.SPEEDUP]
+TIMED = [*MILLISECONDS, *SPEEDUP]
 SILENCE = tracking.DEADLINE + 1  # seconds: longer than a notebook waits
 WAIT = 120  # seconds for any child process
 NOTEBOOK = "hw1_baseline"
@@ -94,9 +96,9 @@ def experiment(name: str, folder: Path) -> RunRecord:
 def _expected(name: str) -> tuple[dict[str, float], bytes]:
     """Metrics that do not depend on the clock, and the model's file."""
     generator = random.Random(name)
-    keys = [key for key in aggregate.METRICS if key not in TIMED]
+    keys = [key for key in METRICS if key not in TIMED]
     metrics = {key: round(generator.uniform(0.1, 0.9), 4) for key in keys}
-    return metrics | {"images": aggregate.REPORT_IMAGES}, generator.randbytes(generator.randrange(200_000))
+    return metrics | {"images": REPORT_IMAGES}, generator.randbytes(generator.randrange(200_000))
 
 
 def is_whole(client: MlflowClient, run: Run) -> bool:
@@ -245,7 +247,7 @@ def kills(folder: Path, trials: int = 20, seed: int = 0, experiments: int = 5) -
 
 def _scratch(root: Path) -> Path:
     """A repository with empty tables."""
-    for name in (aggregate.FIRST_TABLE, *aggregate.CAPTIONS):
+    for name in (FIRST_TABLE, *CAPTIONS):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     return root
@@ -271,7 +273,7 @@ def _work(root: Path, names: list[str], has_begun: Event) -> None:
 def _table(root: Path) -> pd.DataFrame:
     """The rows that do not depend on the clock, by experiment; the READMEs agree with them."""
     aggregate.check(root)
-    return aggregate.read_rows(root).set_index("experiment").drop(columns=[*TIMED, "finished", "run_id"])
+    return read_rows(root).set_index("experiment").drop(columns=[*TIMED, "finished", "run_id"])
 
 
 def _check_killed(toll: Toll, root: Path, when: str) -> None:
@@ -282,7 +284,7 @@ def _check_killed(toll: Toll, root: Path, when: str) -> None:
             finished = set(finished_runs()["run_id"])
             aggregate.regenerate(root, finished_runs())
             rows = _table(root)
-        except (TrackingError, aggregate.ResultsError) as error:
+        except (TrackingError, ResultsError) as error:
             return toll.expect(False, f"{when}: {error}")
         _, runs = stored(target.uri, HOMEWORK) if target.database.exists() else ([], [])
         whole = {run.info.run_name for run in runs if is_whole(MlflowClient(target.uri), run)}
@@ -490,7 +492,7 @@ def _notebook(folder: Path) -> Callable[[int], None]:
     return write
 
 
-PREPARED = {_tables: aggregate.ResultsError, _packed: OSError, _notebook: runner.RunnerError}
+PREPARED = {_tables: ResultsError, _packed: OSError, _notebook: runner.RunnerError}
 
 
 def _check_store(toll: Toll, folder: Path, limited: Callable, rooms: list[int]) -> None:
