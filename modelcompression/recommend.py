@@ -130,7 +130,7 @@ def advice(rows: pd.DataFrame) -> pd.DataFrame:
     for gain, loss in GOALS:
         row = winner(rows, gain, loss)
         if row is not None:
-            limit = "within the noise" if loss is None else f"≤ {loss:.0%}"
+            limit = f"≤ {loss:.0%}" if loss else "nothing"
             delta, low, high = (100 * row[f"map50_95_delta{end}"] for end in ("", "_lo", "_hi"))
             lines.append(
                 {

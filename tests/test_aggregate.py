@@ -350,7 +350,7 @@ def test_the_winner_gains_most_and_loses_no_more_than_allowed(root) -> None:
     shown = headline(read_rows(root))
     names = {
         wish: winner(shown, *wish)["experiment"]
-        for wish in [("size_ratio", 0.03), ("size_ratio", 0.01), ("size_ratio", None), ("both", 0.03)]
+        for wish in [("size_ratio", 0.03), ("size_ratio", 0.01), ("size_ratio", 0.0), ("both", 0.03)]
     }
     assert list(names.values()) == ["Small", "Quick", "Quick", "Quick"]
     assert winner(shown, "speedup", 0.001) is None

@@ -30,6 +30,7 @@ CHECKED = {
     "make publish HW=hw6_example": "needs the images of COCO",
     "make test": "is this suite",
     "make recommend": "needs published runs: test_recommend.py has some",
+    "make torture": "minutes: test_torture.py has a small dose",
     "make sync": "needs a server: test_tracking.py has one",
     "make ui": "runs until Ctrl-C",
     "pip install pre-commit && pre-commit install": "installs from the network",
@@ -45,7 +46,7 @@ EXECUTED = {
     "make smoke HW=hw6_example": "1 notebook(s) in",
     ".venv/bin/python -m pytest -k hw6_example": "passed",
     "make lint": "All checks passed!",
-    "make table": "tables and figure regenerated",
+    "make table": "report.html regenerated",
     "python -m modelcompression.packing inspect small.mcpk": "model.0.conv.weight",
 }
 Shell = Callable[[str], str]
@@ -112,11 +113,14 @@ def test_each_command_is_executed_or_checked() -> None:
 @pytest.mark.parametrize("command", CHECKED)
 def test_what_a_command_calls_exists(command: str, shell: Shell) -> None:
     if "make" in command.split():
-        modules = re.findall(r"-m (\w[\w.]*)(.*)", shell(command.replace("make ", "make -n ", 1)))
+        printed = shell(command.replace("make ", "make -n ", 1))
+        modules = re.findall(r"-m (\w[\w.]*)(.*)", printed)
+        scripts = re.findall(r"python (\S+\.py)", printed)
         for module, arguments in modules:
             source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf8")
             assert [option for option in options(arguments) if option not in source] == []
-        assert modules
+        assert modules or scripts
+        assert all((ROOT / script).is_file() for script in scripts)
     elif "dask" in command:
         program, subcommand, *_ = command.split()
         printed = shell(f"{program} {subcommand} --help")
