@@ -239,12 +239,14 @@ def main(arguments: list[str] | None = None) -> None:
         return
     chosen = notebooks(wish.homework)
     _fetch_assets(needed=wish.publish)
-    start = time.time()
-    for notebook in chosen:
-        executed = execute(notebook, wish.smoke)
-        print(f"executed copy: {executed.relative_to(ROOT)}")
-        if wish.publish:
-            publish(executed, notebook)
+    start, executed = time.time(), {}
+    try:
+        for notebook in chosen:
+            executed[notebook] = execute(notebook, wish.smoke)
+            print(f"executed copy: {executed[notebook].relative_to(ROOT)}")
+    finally:  # not in between: the runs that follow would be of a changed commit
+        for notebook, copy in executed.items() if wish.publish else ():
+            publish(copy, notebook)
     if not wish.smoke:
         _results(["--print", *dict.fromkeys(path.parent.name for path in chosen)])
     print(f"{len(chosen)} notebook(s) in {(time.time() - start) / 60:.1f} min")

@@ -140,3 +140,22 @@ def test_a_notebook_over_the_cap_is_not_published(tmp_path: Path, monkeypatch) -
     with pytest.raises(runner.RunnerError, match="fewer or smaller"):
         runner.publish(tmp_path / "executed.ipynb", target)
     assert target.read_text() == "before"
+
+
+def test_notebooks_are_published_after_the_last_run_even_if_that_fails(monkeypatch) -> None:
+    first, second = (runner.ROOT / "hw5_export" / f"{name}.ipynb" for name in ("export", "fastest"))
+    done = []
+
+    def execute(notebook: Path, smoke: bool) -> Path:
+        done.append(f"run {notebook.stem}")
+        if notebook == second:
+            raise runner.RunnerError("a cell failed")
+        return notebook
+
+    monkeypatch.setattr(runner, "notebooks", lambda homework: [first, second])
+    monkeypatch.setattr(runner, "_fetch_assets", lambda needed: None)
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(runner, "publish", lambda copy, notebook: done.append(f"publish {notebook.stem}"))
+    with pytest.raises(runner.RunnerError, match="a cell failed"):
+        runner.main(["hw5_export", "--publish"])
+    assert done == ["run export", "run fastest", "publish export"]
