@@ -50,7 +50,7 @@ gallery: .venv/run.stamp  ## redraw the gallery of detections from the runs that
 	$(BIN)/python results/gallery.py
 	$(BIN)/python results/aggregate.py
 
-recommend: .venv/run.stamp  ## which published model is best on this CPU: times them for a minute
+recommend: .venv/run.stamp  ## which published model is best on this CPU: times them for two minutes
 	$(RUN).recommend
 
 sync: .venv/run.stamp  ## send runs kept in the local store to the tracking server
