@@ -496,12 +496,11 @@ def artifacts(run_id: str, folder: Path) -> list[Path]:
         TrackingError: neither the target nor the local store has the run, or its files are gone.
     """
     for target in dict.fromkeys([resolve_target(), local_target()]):
+        store = _Store(target)
         try:
-            store = _Store(target)
-            run = store.client.get_run(run_id)
             if target.is_local:
-                return store.files(run)
-            store.client.download_artifacts(run_id, "", str(folder))
+                return store.files(store.client.get_run(run_id))
+            store._ask(partial(store.client.download_artifacts, run_id, "", str(folder)))
             return sorted(folder.iterdir())
         except SERVER_ERRORS:
             continue

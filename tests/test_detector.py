@@ -113,3 +113,15 @@ def test_a_missing_runtime_says_how_to_get_it(module, build, exported) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{module} is not installed: pip install -r requirements.txt"
+
+
+def test_pytorch_never_computes_in_another_format_than_asked(weights, batch, eager) -> None:
+    with pytest.raises(DetectorError, match="not in f16"):
+        TorchDetector(weights, THREADS, precision="f16")
+    try:
+        half = TorchDetector(weights, THREADS, precision="bf16")
+    except DetectorError as reason:
+        assert "does not execute bf16" in str(reason)
+    else:
+        difference = np.abs(half(batch) - eager(batch))[:, 4:].max()
+        assert half.execution_precision == "bf16" and 0 < difference < 0.2

@@ -616,6 +616,24 @@ def test_a_run_deleted_on_the_server_does_not_come_back(reachable, monkeypatch, 
     assert experiments("hw_deleted", reachable) == []
 
 
+def test_the_files_of_a_run_come_from_the_server_or_the_local_store(reachable, monkeypatch, tmp_path) -> None:
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    logged = record(tmp_path)
+    with Tracker("hw_remote") as tracker:
+        remote = tracker.log(logged)
+    found = tracking.artifacts(remote, fetched)
+    assert [path.name for path in found] == sorted(path.name for path in logged.artifacts)
+    assert {path.read_bytes() for path in found} == {path.read_bytes() for path in logged.artifacts}
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with Tracker("hw_local") as tracker:
+        local = tracker.log(logged)
+    configure(monkeypatch, reachable)
+    assert len(tracking.artifacts(local, tmp_path / "unused")) == len(logged.artifacts)
+    with pytest.raises(TrackingError, match="out of reach"):
+        tracking.artifacts("0" * 32, fetched)
+
+
 # Command line
 
 
