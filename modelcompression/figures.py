@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .accuracy import Evaluation
-from .assets import Sample, class_names
+from .assets import ImageSet, Sample, class_names
 from .latency import Timing
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe & Ito
@@ -77,12 +77,29 @@ def detections_grid(
     return closed(figure)
 
 
+def most_changed(first: Evaluation, second: Evaluation, count: int = 2) -> np.ndarray:
+    """(count,): the photographs on which the numbers of shown detections differ most, most first."""
+    change = np.abs(shown_detections(first) - shown_detections(second))
+    return np.argsort(-change, kind="stable")[:count]
+
+
+def shown_detections(evaluation: Evaluation) -> np.ndarray:
+    """(images,): how many detections of each photograph are confident enough to be drawn."""
+    return np.array([(found[:, 4] > SHOWN_CONFIDENCE).sum() for found in evaluation.detections])
+
+
+def side_by_side(images: ImageSet, photographs: Sequence[int], columns: dict[str, Evaluation]) -> Image:
+    """Some photographs of an image set, each as several models see it; a column for each title."""
+    found = {title: [x.detections[i] for i in photographs] for title, x in columns.items()}
+    return as_jpeg(detections_grid([images.samples[i] for i in photographs], found))
+
+
 def draw_detections(axes: Axes, sample: Sample, detections: np.ndarray) -> None:
     """One photograph with its confident detections, a colour for each class."""
     axes.imshow(cv2.imread(str(sample.path), cv2.IMREAD_COLOR_RGB))
     axes.set_axis_off()
     for x1, y1, x2, y2, confidence, category in detections:
-        if confidence < SHOWN_CONFIDENCE:
+        if confidence <= SHOWN_CONFIDENCE:
             continue
         colour = COLOURS[int(category) % len(COLOURS)]
         axes.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from . import ROOT, figures
 from .accuracy import Evaluation, Interval, evaluate, letterbox, paired_bootstrap, prepared, to_batch
@@ -154,6 +155,16 @@ class Homework:
         """What this execution measured, one row an experiment, formatted for reading."""
         rows = [_row(found) for found in self.measurements.values()]
         return pd.DataFrame(rows).set_index("Experiment")
+
+    def summary(self) -> Markdown:
+        """A line for each compressed model: what it weighs and what it lost."""
+        lines = []
+        for name, found in self.measurements.items():
+            if found.delta:
+                size, delta = f"{found.metrics['size_mb']:.2f} MB", found.delta
+                interval = f"[{delta.low:+.1%}, {delta.high:+.1%}]"
+                lines.append(f"- **{name}**: {size}, mAP50-95 {delta.value:+.1%} {interval}")
+        return Markdown("\n".join(lines))
 
     def finish(self) -> None:
         """Close the MLflow run and say where to look at it."""

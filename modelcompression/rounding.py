@@ -28,7 +28,6 @@ from torch import nn
 
 DAMPING = 0.01
 BLOCK = 64
-CLIPPING = np.linspace(0.4, 1.0, 25)
 # At high rates an entropy-coded step Δ costs s Δ²/12, which halves twice with each bit more; a bit is
 # therefore worth 2 ln 2 · s Δ²/12 (Gersho & Gray 1992, chapter 9).
 WORTH_OF_A_BIT = 2 * math.log(2) / 12
@@ -356,24 +355,6 @@ def _shrunk(exact: torch.Tensor, shrink: torch.Tensor | None, column: int) -> to
     return exact.sign() * (exact.abs() - shrink[:, column]).clamp(min=0)
 
 
-def best_of_both(
-    weight: torch.Tensor,
-    steps: torch.Tensor,
-    hessian: torch.Tensor,
-    largest: int | torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Feedback or nearest, for each row whichever has the smaller ``output_error``: feedback is greedy.
-
-    Arguments and result as for :func:`nearest`, with the (n, n) Hessian.
-    """
-    candidates = (
-        feedback(weight, steps, inverse_factor(hessian), largest),
-        nearest(weight, steps, largest),
-    )
-    errors = [output_error(c * steps.double()[:, None] - weight.double(), hessian) for c in candidates]
-    return torch.where((errors[0] <= errors[1])[:, None], *candidates)
-
-
 def feedback_best_step(
     weight: torch.Tensor,
     candidates: Sequence[torch.Tensor],
@@ -446,28 +427,15 @@ def bias_correction(change: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
 # --- steps ------------------------------------------------------------------------------------
 
 
-def steps_for_bits(
-    weight: torch.Tensor, bits: int | torch.Tensor, hessian: torch.Tensor | None = None
-) -> torch.Tensor:
-    """(rows,) float64: a step for each output channel so that its weights fit into ``bits`` bits.
+def steps_for_bits(weight: torch.Tensor, bits: int | torch.Tensor) -> torch.Tensor:
+    """(rows,) float64: the step of each output channel with which its largest weight just fits.
 
-    ``bits`` is one number, or one for each channel.
-
-    Without a Hessian, the largest weight is just inside. With one, larger weights may be clipped where
-    that lowers the total error of rounding to nearest, inputs weighted by the Hessian's diagonal.
+    Args:
+        weight: (rows, n).
+        bits: one number, or one for each channel.
     """
-    largest = largest_symbol(bits)
-    full = weight.abs().amax(1).double() / largest
-    full = torch.where(full > 0, full, 1.0)  # an all-zero channel: any step stores it
-    if hessian is None:
-        return full
-    scale = hessian.diagonal().double()
-    errors = []
-    for share in CLIPPING:
-        change = nearest(weight, full * share, largest) * (full * share)[:, None] - weight
-        errors.append((change.square() * scale).sum(1))
-    best = torch.stack(errors).flip(0).argmin(0)  # of equals the least clipping
-    return full * torch.from_numpy(CLIPPING[::-1].copy())[best]
+    full = weight.abs().amax(1).double() / largest_symbol(bits)
+    return torch.where(full > 0, full, 1.0)  # an all-zero channel: any step stores it
 
 
 def largest_symbol(bits: int | torch.Tensor) -> int | torch.Tensor:

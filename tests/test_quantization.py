@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import logging
 import os
 import re
 import shutil
@@ -12,7 +11,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import nncf
 import numpy as np
 import onnx
 import onnxruntime
@@ -21,11 +19,11 @@ import pytest
 from conftest import THREADS
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-from modelcompression import ROOT, accuracy, assets, footprint
+from modelcompression import ROOT, accuracy, assets, footprint, quantization
 from modelcompression.detector import Detector, OnnxDetector, OpenVinoDetector
 
 SIZE, CALIBRATION_IMAGES, JUDGED_IMAGES = 320, 8, 24
-HEAD_END = r"^/model\.22/(?!cv2|cv3)|^output0$|^/model\.22/cv[23]\.\d/cv[23]\.\d\.2/"
+HEAD_END = rf"{quantization.FLOAT_END}|^/model\.22/cv[23]\.\d/cv[23]\.\d\.2/"
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -46,28 +44,23 @@ class Photographs(CalibrationDataReader):
 
 
 @pytest.fixture(scope="module")
-def photographs() -> list[np.ndarray]:
-    """A few (1, 3, 320, 320): coco128 where it can be had without a download, else the demo photos."""
+def calibration() -> assets.ImageSet:
+    """A few images of coco128 where it can be had without a download, else the demo photos."""
     images = assets.image_set("coco128" if os.environ.get("MC_ASSETS") else "demo")
-    paths = [sample.path for sample in images.samples[:CALIBRATION_IMAGES]]
+    return images.first(CALIBRATION_IMAGES)
+
+
+@pytest.fixture(scope="module")
+def photographs(calibration) -> list[np.ndarray]:
+    """(1, 3, 320, 320) each."""
+    paths = [sample.path for sample in calibration.samples]
     return [accuracy.to_batch(accuracy.letterbox(path, SIZE)[0]) for path in paths]
 
 
 @pytest.fixture(scope="module")
-def openvino_int8(exported, photographs, tmp_path_factory) -> Path:
-    nncf.set_log_level(logging.ERROR)
-    model = openvino.Core().read_model(exported["fp32"])
-    kept = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() != "Constant"]
-    kept = [name for name in kept if re.search(r"^/model\.22/(?!cv2|cv3|dfl)|^output0$", name)]
-    quantized = nncf.quantize(
-        model,
-        nncf.Dataset(photographs),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(photographs),
-        ignored_scope=nncf.IgnoredScope(names=kept),
-    )
+def openvino_int8(exported, calibration, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("int8") / "int8.xml"
-    openvino.save_model(quantized, file)
+    openvino.save_model(quantization.int8(openvino.Core().read_model(exported["fp32"]), calibration), file)
     return file
 
 
@@ -140,6 +133,32 @@ def test_int8_in_openvino_detects_what_float32_does(openvino_int8, agreement) ->
     detector = OpenVinoDetector(openvino_int8, THREADS)
     assert detector.execution_precision == "int8, rest f32"
     assert agreement(detector) > 0.85
+
+
+def test_what_is_named_stays_in_float_and_biases_only_change_if_corrected(exported, calibration) -> None:
+    def inputs_quantized(graph: openvino.Model) -> set[str]:
+        """Convolutions whose activations pass through a quantizer."""
+        found = (op for op in graph.get_ops() if op.get_type_name() == "Convolution")
+        return {
+            op.get_friendly_name()
+            for op in found
+            if op.input_value(0).get_node().get_type_name() == "FakeQuantize"
+        }
+
+    def biases(graph: openvino.Model) -> list[np.ndarray]:
+        adds = (op for op in graph.get_ordered_ops() if op.get_type_name() == "Add")
+        constants = (op.input_value(1).get_node() for op in adds)
+        return [op.data for op in constants if op.get_type_name() == "Constant"]
+
+    read, few = openvino.Core().read_model, calibration.first(2)
+    plain = quantization.int8(read(exported["fp32"]), few, also_float="^/model.0/", bias_correction=False)
+    corrected = quantization.int8(read(exported["fp32"]), few)
+    left = inputs_quantized(corrected) - inputs_quantized(plain)
+    assert len(left) == 1 and left.pop().startswith("/model.0/")
+    assert not any("dfl" in name for name in inputs_quantized(corrected))
+    original = biases(read(exported["fp32"]))
+    assert all(np.array_equal(a, b) for a, b in zip(original, biases(plain), strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(original, biases(corrected), strict=True))
 
 
 def test_int8_in_onnx_runtime_detects_what_float32_does(onnx_int8, agreement) -> None:

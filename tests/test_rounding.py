@@ -29,17 +29,6 @@ def error(
     return rounding.output_error(symbols * steps[:, None] - weight, hessian)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 12), st.integers(1, 80))
-def test_feedback_has_never_a_larger_error_than_nearest(seed: int, bits: int, rows: int, inputs: int) -> None:
-    weight, hessian = layer(seed, rows, inputs)
-    steps, largest = rounding.steps_for_bits(weight, bits), rounding.largest_symbol(bits)
-    found = rounding.best_of_both(weight, steps, hessian, largest)
-    plain = rounding.nearest(weight, steps, largest)
-    assert (error(found, steps, weight, hessian) <= error(plain, steps, weight, hessian) * (1 + 1e-9)).all()
-    assert found.min() >= -largest - 1 and found.max() <= largest
-
-
 def test_feedback_is_much_better_on_correlated_inputs() -> None:
     weight, hessian = layer(0, rows=64)
     steps = rounding.steps_for_bits(weight, 3)
@@ -119,7 +108,7 @@ def test_degenerate_layers_round_like_any_other(weight: torch.Tensor, energy: fl
     hessian = energy * torch.eye(weight.shape[1], dtype=torch.float64)
     if weight.shape[1] > 1:
         hessian[0] = hessian[:, 0] = 0  # an input that is always 0
-    steps = rounding.steps_for_bits(weight, 4, hessian)
+    steps = rounding.steps_for_bits(weight, 4)
     found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian), 7)
     assert torch.isfinite(found).all()
     assert torch.equal(found[weight == 0], torch.zeros_like(found[weight == 0]))
@@ -134,18 +123,6 @@ def test_a_price_on_magnitudes_makes_symbols_smaller_and_cheaper() -> None:
     assert priced.abs().sum() < free.abs().sum()
     assert (priced == 0).sum() > (free == 0).sum()
     assert error(priced, steps, weight, hessian).mean() < 2 * error(free, steps, weight, hessian).mean()
-
-
-def test_clipping_is_searched_per_channel_and_never_hurts() -> None:
-    weight, hessian = layer(4, rows=16)
-    weight[3, 26] = 5.0  # an outlier on a weak input is worth clipping
-    full, searched = rounding.steps_for_bits(weight, 3), rounding.steps_for_bits(weight, 3, hessian)
-    diagonal = torch.diag(hessian.diagonal())
-    largest = rounding.largest_symbol(3)
-    before = error(rounding.nearest(weight, full, largest), full, weight, diagonal)
-    after = error(rounding.nearest(weight, searched, largest), searched, weight, diagonal)
-    assert (after <= before * (1 + 1e-9)).all() and (searched <= full).all()
-    assert searched[3] < full[3]
 
 
 def test_the_best_step_of_each_channel_is_kept() -> None:
@@ -191,7 +168,7 @@ def test_no_other_allotment_of_as_many_bits_costs_less() -> None:
 def test_each_channel_may_have_its_own_bits() -> None:
     weight, hessian = layer(5, rows=3)
     bits = torch.tensor([2, 4, 8])
-    steps, largest = rounding.steps_for_bits(weight, bits, hessian), rounding.largest_symbol(bits)
+    steps, largest = rounding.steps_for_bits(weight, bits), rounding.largest_symbol(bits)
     found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian), largest)
     assert (found.amax(1) <= largest).all() and (found.amin(1) >= -largest - 1).all()
     assert found[2].abs().max() > 16
@@ -262,7 +239,7 @@ def test_statistics_repeat_up_to_the_order_of_float_sums(fresh, demo, statistics
 
 def test_rounding_is_deterministic() -> None:
     weight, hessian = layer(7, rows=16)
-    steps = rounding.steps_for_bits(weight, 3, hessian)
+    steps = rounding.steps_for_bits(weight, 3)
     first, second = (rounding.feedback(weight, steps, rounding.inverse_factor(hessian), 3) for _ in range(2))
     assert torch.equal(first, second)
 
