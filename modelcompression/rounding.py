@@ -17,6 +17,7 @@ moment of such gradients is the Gauss-Newton matrix of the distance between two 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,28 @@ def distance(raw: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tens
     log_q = _sides(reference["boxes"]).log_softmax(2)
     sides = (log_q.exp() * (log_q - _sides(raw["boxes"]).log_softmax(2))).sum(2)
     return (classes.sum() + (sides * p.amax(1)[:, None]).sum()) / len(ours)
+
+
+class Reference:
+    """The original's detections on some photographs: how far have those of another model moved?
+
+    Args:
+        model: ultralytics' detection model in evaluation mode.
+        batches: (1, 3, H, W) float32 each.
+    """
+
+    def __init__(self, model: nn.Module, batches: Iterable[np.ndarray]) -> None:
+        self._batches = [torch.from_numpy(batch) for batch in batches]
+        with torch.no_grad():
+            outputs = [model(batch)[1] for batch in self._batches]
+        self._detections = [{key: output[key] for key in ("scores", "boxes")} for output in outputs]
+
+    @torch.no_grad()
+    def distance(self, candidate: nn.Module, count: int | None = None) -> float:
+        """Mean :func:`distance` over the first ``count`` photographs, or all; no model is changed."""
+        candidate = copy.deepcopy(candidate).to(memory_format=torch.channels_last)
+        pairs = zip(self._batches[:count], self._detections[:count], strict=True)
+        return float(np.mean([distance(candidate(batch)[1], found) for batch, found in pairs]))
 
 
 def _sides(boxes: torch.Tensor) -> torch.Tensor:

@@ -80,6 +80,9 @@ def test_a_worse_model_is_reported_as_worse(demo_only, eager, weights) -> None:
             module.weight.data[module.weight.abs() < 0.4 * module.weight.std()] = 0
     found = hw.measure("Damaged", TorchDetector(damaged, THREADS), ships=[weights], log=False)
     assert found.metrics["map50_95_delta"] < -0.05
+    (line,) = hw.summary().data.splitlines()
+    size, lost = found.metrics["size_mb"], found.metrics["map50_95_delta"]
+    assert line.startswith(f"- **Damaged**: {size:.2f} MB, mAP50-95 {lost:.1%} [")
 
 
 def test_a_model_of_another_input_size_is_refused(demo_only, eager, weights, exported) -> None:

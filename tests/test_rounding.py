@@ -1,5 +1,6 @@
 """Rounding: never worse than nearest where it counts, exact where it can be, calm about odd layers."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -214,6 +215,18 @@ def test_statistics_of_one_image_cover_every_convolution(fresh, statistics) -> N
         assert found.sensitivity.shape == (module.out_channels,)
         assert torch.linalg.eigvalsh(found.hessian)[0] >= -1e-4 * found.hessian.diagonal().max()
         assert torch.isfinite(rounding.inverse_factor(found.hessian).upper).all()
+
+
+def test_distances_are_means_over_the_photographs_and_change_no_model(fresh, demo) -> None:
+    batches = [to_batch(letterbox(sample.path, 160)[0]) for sample in demo.samples[:3]]
+    reference, moved = rounding.Reference(fresh, batches), copy.deepcopy(fresh)
+    moved.get_submodule("model.22.cv3.0.2").bias.data += 0.5
+    alone = [rounding.Reference(fresh, [batch]).distance(moved) for batch in batches]
+    assert reference.distance(fresh) == pytest.approx(0, abs=1e-3)
+    assert min(alone) > 0.1
+    assert reference.distance(moved) == pytest.approx(np.mean(alone))
+    assert reference.distance(moved, 2) == pytest.approx(np.mean(alone[:2]))
+    assert next(moved.parameters()).is_contiguous()
 
 
 def test_a_model_that_ran_in_inference_mode_is_refused(weights, demo) -> None:
