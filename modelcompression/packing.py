@@ -41,7 +41,9 @@ The header is an object with the keys
   and its ``.bin``. Of the ``.bin`` all parts are zeroed that follow from the tensors; the list names them as
   ``[offset, role, tensor name]``, the role being ``symbols`` (as int8), ``scales`` or ``bias`` (as float32).
   The scales are the steps, except in channels with a symbol beyond ±127: these are divided by
-  largest / 127, rounded, and the scale multiplied by it.
+  largest / 127, rounded, and the scale multiplied by it. In the first convolution the limit is ±63: CPUs
+  without VNNI add two products in 16 bits, and its inputs, pixels, are up to 255 often enough for
+  2 · 255 · 127 to saturate (NNCF halves the range of the same weights).
 
 All symbols of a file share one :class:`.coding.Coder`, all exponents another, in the order of ``tensors``;
 columns of a convolution's matrix are grouped by input channel. There is no pickle and nothing to
@@ -80,6 +82,7 @@ LARGEST_HEADER = 2**18
 MOST_ELEMENTS = 2**23  # twice YOLOv8n: what a hostile header can make a reader allocate
 LARGEST_EXPONENT = 480  # 2^60: with the largest symbol still a finite float32
 LARGEST_GRAPH = 2**24
+LARGEST_SYMBOL = {"model.0.conv.weight": 63}  # in an INT8 graph; of all other tensors 127
 DIGEST = 32
 
 
@@ -474,7 +477,7 @@ def _insert_symbols(
         if name is None:
             continue  # the constant that decodes box distances
         grid = grids[name]
-        symbols, scales = _as_int8(grid)
+        symbols, scales = _as_int8(name, grid)
         stored.output(0).replace(ops.constant(symbols).output(0))
         scaled.input(1).replace_source_output(ops.constant(scales.reshape(factor.data.shape)).output(0))
 
@@ -495,14 +498,16 @@ def _nearest(values: np.ndarray, grids: Mapping[str, Grid]) -> str | None:
     return best
 
 
-def _as_int8(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def _as_int8(name: str, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """int8 symbols and the float32 scale of each channel: the grid itself, where it fits into int8.
 
-    A channel with larger symbols is rounded once more, so that its largest one becomes ±127.
+    A channel with larger symbols is rounded once more, so that its largest one becomes ±127, in the first
+    convolution ±63.
     """
     shape = (-1,) + (1,) * (grid.symbols.ndim - 1)
     largest = np.abs(grid.symbols).reshape(len(grid.symbols), -1).max(1)
-    shrink = np.maximum(largest, 127) / 127  # float64, the same on every platform
+    limit = LARGEST_SYMBOL.get(name, 127)
+    shrink = np.maximum(largest, limit) / limit  # float64, the same on every platform
     symbols = np.rint(grid.symbols / shrink.reshape(shape)).astype(np.int8)
     return symbols, (steps(grid.exponents) * shrink).astype(np.float32)
 
@@ -510,7 +515,7 @@ def _as_int8(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 def _derived(name: str, tensor: Grid | Codebook | Sparse | Half | np.ndarray) -> dict[str, bytes]:
     """The parts of a graph's ``.bin`` that follow from one tensor."""
     if isinstance(tensor, Grid) and tensor.symbols.ndim == 4:
-        symbols, scales = _as_int8(tensor)
+        symbols, scales = _as_int8(name, tensor)
         return {"symbols": symbols.tobytes(), "scales": scales.astype("<f4").tobytes()}
     if name.endswith(".bias"):
         values = tensor.astype(np.float16) if isinstance(tensor, np.ndarray) else tensor.values()

@@ -378,8 +378,16 @@ def test_an_int8_graph_computes_with_exactly_the_packed_symbols(whole, fast, tmp
 
 def test_a_channel_too_fine_for_int8_is_rounded_once_more() -> None:
     grid = Grid(np.array([[[[100]], [[-50]]], [[[508]], [[-6]]]]), np.array([0, 0]))
-    symbols, scales = packing._as_int8(grid)
+    symbols, scales = packing._as_int8("model.1.conv.weight", grid)
     assert symbols.reshape(2, 2).tolist() == [[100, -50], [127, -2]] and scales.tolist() == [1, 4]
+
+
+def test_two_products_of_white_pixels_do_not_saturate_16_bits() -> None:
+    grid = Grid(np.array([[[[127]], [[126]]], [[[40]], [[-63]]]]), np.array([0, 8]))
+    symbols, scales = packing._as_int8("model.0.conv.weight", grid)
+    assert 2 * 255 * np.abs(symbols.astype(int)).max() < 2**15
+    assert np.allclose(symbols * scales.reshape(2, 1, 1, 1), grid.values(), atol=scales.max() / 2)
+    assert np.array_equal(symbols[1], grid.symbols[1])  # these fit as they are
 
 
 def test_an_int8_graph_adds_little_and_detects_like_the_one_it_came_from(whole, fast, tmp_path: Path) -> None:
