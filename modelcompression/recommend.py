@@ -1,6 +1,6 @@
 """Which file do I deploy on this CPU? ``python -m modelcompression.recommend``
 
-How right a compressed model is does not depend on the CPU, how fast it is does. So accuracy and size are
+How right a compressed model is hardly depends on the CPU, how fast it is does. So accuracy and size are
 taken from the runs in the tracking store, and the runs' own files are timed here, in pairs with the
 original model. What this CPU cannot execute, or whose file is out of reach, is named with the reason.
 """
