@@ -1,8 +1,6 @@
 """The lean graph detects what the exported one detects, in any rectangle."""
 
 import dataclasses
-import logging
-import re
 
 import numpy as np
 import openvino
@@ -10,7 +8,7 @@ import pytest
 from conftest import THREADS
 from openvino import opset13 as ops
 
-from modelcompression import accuracy
+from modelcompression import accuracy, quantization
 from modelcompression.accuracy import evaluate, letterbox, prepared, to_batch
 from modelcompression.detector import DetectorError, LeanDetector, OpenVinoDetector
 from modelcompression.latency import time_pairs
@@ -24,16 +22,9 @@ def detector(exported) -> LeanDetector:
 
 @pytest.fixture(scope="module")
 def quantized(exported, demo, tmp_path_factory):
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
-    graph = openvino.Core().read_model(exported["fp32"])
-    names = [op.get_friendly_name() for op in graph.get_ordered_ops() if op.get_type_name() != "Constant"]
-    head = [name for name in names if re.search(r"^/model\.22/(?!cv2|cv3)|^output0$", name)]
-    photographs = [to_batch(letterbox(sample.path, 320)[0]) for sample in demo.samples[:2]]
     path = tmp_path_factory.mktemp("quantized") / "int8.xml"
-    scope = nncf.IgnoredScope(names=head)
-    openvino.save_model(nncf.quantize(graph, nncf.Dataset(photographs), ignored_scope=scope), path)
+    graph = openvino.Core().read_model(exported["fp32"])
+    openvino.save_model(quantization.int8(graph, demo.first(2)), path)
     return path
 
 

@@ -388,6 +388,8 @@ def test_two_products_of_white_pixels_do_not_saturate_16_bits() -> None:
     assert 2 * 255 * np.abs(symbols.astype(int)).max() < 2**15
     assert np.allclose(symbols * scales.reshape(2, 1, 1, 1), grid.values(), atol=scales.max() / 2)
     assert np.array_equal(symbols[1], grid.symbols[1])  # these fit as they are
+    written_and_read = packing._derived("model.0.conv.weight", grid)["symbols"]
+    assert written_and_read == symbols.tobytes()
 
 
 def test_an_int8_graph_adds_little_and_detects_like_the_one_it_came_from(whole, fast, tmp_path: Path) -> None:
