@@ -81,8 +81,8 @@ def _readers(layers: nn.Sequential, index: int) -> list[tuple[str, int]]:
     """The convolutions that read the output of a layer, and where its first channel is among their inputs."""
     found = []
     for layer in layers[index + 1 :]:
-        sources = _sources(layer)
-        if index not in sources:
+        read = sources(layer)
+        if index not in read:
             continue
         name = f"model.{layer.i}"
         if isinstance(layer, Conv):
@@ -90,19 +90,19 @@ def _readers(layers: nn.Sequential, index: int) -> list[tuple[str, int]]:
         elif isinstance(layer, C2f | SPPF):
             found.append((f"{name}.cv1.conv", 0))
         elif isinstance(layer, Detect):
-            scale = sources.index(index)
+            scale = read.index(index)
             found += [(f"{name}.{branch}.{scale}.0.conv", 0) for branch in ("cv2", "cv3")]
         else:
-            before = sources[: sources.index(index)] if isinstance(layer, Concat) else []
+            before = read[: read.index(index)] if isinstance(layer, Concat) else []
             offset = sum(_width(layers, source) for source in before)
             found += [(reader, offset + first) for reader, first in _readers(layers, layer.i)]
     return found
 
 
-def _sources(layer: nn.Module) -> list[int]:
+def sources(layer: nn.Module) -> list[int]:
     """Numbers of the layers that a layer reads; ultralytics writes -1 for the one before."""
-    sources = [layer.f] if isinstance(layer.f, int) else layer.f
-    return [layer.i - 1 if source == -1 else source for source in sources]
+    listed = [layer.f] if isinstance(layer.f, int) else layer.f
+    return [layer.i - 1 if source == -1 else source for source in listed]
 
 
 def _width(layers: nn.Sequential, index: int) -> int:
@@ -112,7 +112,7 @@ def _width(layers: nn.Sequential, index: int) -> int:
         return layer.conv.out_channels
     if isinstance(layer, C2f | SPPF):
         return layer.cv2.conv.out_channels
-    return sum(_width(layers, source) for source in _sources(layer))
+    return sum(_width(layers, source) for source in sources(layer))
 
 
 def positions(model: nn.Module, size: int = 640) -> dict[str, int]:

@@ -32,6 +32,14 @@ def photographs(report_set, seed: int = 0, size: int = 192) -> Photographs:
     return Photographs([sample.path for sample in report_set.first(6).samples], size, seed)
 
 
+def damaged_from(first: int, teacher: torch.nn.Module, damaged: torch.nn.Module) -> torch.nn.Module:
+    """The teacher with the layers from one number on damaged."""
+    model = copy.deepcopy(teacher)
+    for number in range(first, len(model.model)):
+        model.model[number] = copy.deepcopy(damaged.model[number])
+    return model
+
+
 def test_it_repairs_and_keeps_zeros(teacher, damaged, report_set) -> None:
     x = torch.from_numpy(to_batch(letterbox(report_set.samples[0].path, 320)[0]))
 
@@ -46,6 +54,46 @@ def test_it_repairs_and_keeps_zeros(teacher, damaged, report_set) -> None:
         zero = damaged.get_submodule(name).weight == 0
         assert zero.any() and torch.equal(module.weight == 0, zero)
     assert all(torch.equal(value, before[name]) for name, value in damaged.state_dict().items())
+
+
+def test_layers_that_compression_left_alone_stay_as_they_are(teacher, damaged, report_set) -> None:
+    student = damaged_from(21, teacher, damaged)
+    repaired, losses = distillation.distill(student, teacher, photographs(report_set), 25, 3e-3, batch=3)
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    for number, pair in enumerate(zip(repaired.model, student.model, strict=True)):
+        ours, before = ([p.detach() for p in layer.parameters()] for layer in pair)
+        learnt = not all(torch.equal(a, b) for a, b in zip(ours, before, strict=True))
+        assert learnt == (number >= 21)
+
+
+def test_what_both_models_share_is_what_each_computes(teacher, damaged) -> None:
+    student = damaged_from(18, teacher, damaged)
+    images = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    first = distillation._first_changed(student, teacher)
+    shared, wanted = distillation._seen(copy.deepcopy(teacher), first, images)
+    with torch.no_grad():
+        continued = distillation._run(copy.deepcopy(student).model[first:], shared)[-1][1]
+        whole = {"theirs": copy.deepcopy(teacher)(images)[1], "ours": copy.deepcopy(student)(images)[1]}
+    assert first == 18
+    for key in ("scores", "boxes"):
+        assert torch.allclose(wanted[key], whole["theirs"][key], atol=1e-4)
+        assert torch.allclose(continued[key], whole["ours"][key], atol=1e-4)
+
+
+def test_a_batch_is_used_as_often_as_asked(teacher, damaged, report_set) -> None:
+    class Counted(Photographs):
+        asked = 0
+
+        def batch(self, count: int) -> torch.Tensor:
+            self.asked += 1
+            return super().batch(count)
+
+    for uses, batches in ((1, 6), (3, 2)):
+        counted = Counted([sample.path for sample in report_set.first(2).samples], 64)
+        _, losses = distillation.distill(damaged, teacher, counted, 6, batch=1, uses=uses)
+        assert (counted.asked, len(losses)) == (batches, 6)
+    with pytest.raises(DistillationError, match="at least once"):
+        distillation.distill(damaged, teacher, counted, 6, uses=0)
 
 
 def test_a_model_that_has_run_can_be_trained_and_run_again(teacher, damaged, report_set) -> None:
