@@ -124,8 +124,8 @@ def test_channels_that_do_not_fit_together_are_refused(narrowed, tmp_path) -> No
 
 
 def test_a_share_out_of_reach_says_so(measured) -> None:
-    with pytest.raises(ChannelError, match="less than 16 channels"):
-        Narrowing(*measured).narrow(0.01)
+    with pytest.raises(ChannelError, match="less than 64 channels"):
+        Narrowing(*measured, unit=64).narrow(0.01)
 
 
 def test_a_narrow_model_still_detects(narrowed, measured, report_set) -> None:
