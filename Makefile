@@ -17,7 +17,8 @@ RUN := $(BIN)/python -m modelcompression
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
-	@echo "  HW=hw5_export chooses a homework, HW=all every one; TORCH_INDEX=URL another index for torch"
+	@echo "  HW=hw5_export chooses a homework, HW=hw5_export/fastest one notebook, HW=all every one"
+	@echo "  TORCH_INDEX=URL another index for torch"
 
 run: .venv/run.stamp  ## run a homework's notebook and regenerate the tables
 	$(RUN).runner $(HW)

@@ -36,7 +36,7 @@ from .rounding import (
     worth,
 )
 
-SEARCH = 40  # halvings of the range of prices
+ATTEMPTS = 40  # at the price of :func:`one_pass`
 Weights = Mapping[str, torch.Tensor]
 Pattern = Callable[[Mapping[str, torch.Tensor], float], dict[str, torch.Tensor]]
 
@@ -108,15 +108,21 @@ def one_pass(
             for name, weight in weights.items()
         }
 
-    low, high = -60.0, 20.0  # log2 of the price
-    found = pruned(0.0)
-    for _ in range(SEARCH):
-        if abs(sparsity(found) - share) < 0.002:
+    # Feedback changes the costs as it goes, so aim as far beside the share as the last attempt fell short.
+    unchanged = [_costs(w, factors[name], worth(statistics[name])).flatten() for name, w in weights.items()]
+    prices, aim = torch.cat(unchanged).sort().values, share
+    for _ in range(ATTEMPTS):
+        found = pruned(float(prices[min(round(aim * len(prices)), len(prices) - 1)]))
+        missed = share - sparsity(found)
+        if abs(missed) < 0.002:
             break
-        middle = (low + high) / 2
-        found = pruned(2.0**middle)
-        low, high = (middle, high) if sparsity(found) < share else (low, middle)
+        aim = min(1.0, max(0.0, aim + missed))
     return found
+
+
+def _costs(weight: torch.Tensor, factor: Factor, worth: torch.Tensor) -> torch.Tensor:
+    """(rows, n): what each weight costs if only the columns after it make up for it, nats an image."""
+    return weight.double().square() * left_over(factor) * worth[:, None]
 
 
 def _one_pass(weight: torch.Tensor, factor: Factor, worth: torch.Tensor, price: float) -> torch.Tensor:

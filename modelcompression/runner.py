@@ -33,11 +33,14 @@ class RunnerError(RuntimeError):
 def notebooks(homework: str = "all") -> list[Path]:
     """The notebooks of one homework folder, or of all, in the order of their numbers.
 
+    Args:
+        homework: a folder, such as ``hw5_export``; one notebook in it, ``hw5_export/fastest``; or ``all``.
+
     Raises:
         RunnerError: there is no such homework.
     """
     found = sorted(ROOT.glob("hw*_*/*.ipynb"))
-    chosen = [path for path in found if homework in ("all", path.parent.name)]
+    chosen = [p for p in found if homework in ("all", p.parent.name, f"{p.parent.name}/{p.stem}")]
     if not chosen:
         names = ", ".join(dict.fromkeys(path.parent.name for path in found))
         raise RunnerError(f"there is no homework '{homework}': choose one of {names}, all")
@@ -226,7 +229,7 @@ def _results(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Command line: which homework, and whether to publish or only to smoke-test it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("homework", help="a homework's folder such as hw3_pruning, or all")
+    parser.add_argument("homework", help="a folder such as hw5_export, a notebook hw5_export/fastest, or all")
     parser.add_argument("--publish", action="store_true", help="replace the committed notebook")
     parser.add_argument("--smoke", action="store_true", help="a handful of images, no tables")
     parser.add_argument("--new", action="store_true", help="start this homework from skeleton/")

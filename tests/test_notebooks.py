@@ -109,6 +109,12 @@ def test_an_unknown_homework_lists_the_known_ones() -> None:
         runner.notebooks("hw7_magic")
 
 
+def test_one_notebook_of_a_homework_can_be_chosen() -> None:
+    found = [path.name for path in runner.notebooks("hw5_export")]
+    assert {"export.ipynb", "fastest.ipynb"} <= set(found)
+    assert [path.name for path in runner.notebooks("hw5_export/fastest")] == ["fastest.ipynb"]
+
+
 def test_publishing_cleans_what_only_the_run_needs(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     code = nbformat.v4.new_code_cell("x")
