@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,10 @@ class Measurement:
 
     experiment: str
     detector: Detector
-    report: Evaluation
-    calibration: Evaluation
+    report: Evaluation = field(repr=False)  # every detection: megabytes, should a notebook show this
+    calibration: Evaluation = field(repr=False)
     delta: Interval | None
-    timing: Comparison | None
+    timing: Comparison | None = field(repr=False)
     metrics: dict[str, float]
 
 
