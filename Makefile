@@ -11,6 +11,8 @@ MC_ASSETS ?= $(wildcard $(CURDIR)/../shared/assets)
 export MC_ASSETS
 
 BIN := .venv/bin
+# For each of the processes that share two cores; OpenMP's idle threads would keep the other one waiting.
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 LOKY_MAX_CPU_COUNT=1
 RUN := $(BIN)/python -m modelcompression
 
 .PHONY: help run publish smoke homework test torture table gallery recommend sync ui assets lint clean
@@ -34,7 +36,7 @@ homework: .venv/run.stamp  ## a new homework, HW=hw6_example: its notebook, its 
 	$(RUN).runner $(HW) --new
 
 test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
-	$(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 torture: .venv/test.stamp  ## kill, fill the disk, break the server: is a run lost? (under ten minutes)
 	$(BIN)/python tests/torture.py

@@ -353,8 +353,9 @@ def _inches(texts: Iterable[str]) -> float:
 
 
 def _brief(name: str) -> str:
-    """A name that leaves room for the figure beside it."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    """A name that leaves room for the figure beside it; names of one family differ at their ends."""
+    half = (LONGEST_NAME - 1) // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half].rstrip()}…{name[-half:].lstrip()}"
 
 
 def _svg(figure: Figure) -> str:

@@ -18,7 +18,8 @@ from ultralytics import YOLO
 from modelcompression import ROOT, accuracy, assets, runner, tracking
 from modelcompression.detector import TorchDetector
 
-THREADS = 2 if (os.cpu_count() or 1) > 1 else 1
+# `make test` has two processes of one thread each.
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1))
 
 
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # a proxy that is not there
@@ -35,6 +36,14 @@ def copy_working_tree(target: Path) -> Path:
     for command in (["git", "init", "--quiet", "--initial-branch", "main"], ["git", "add", "--all"]):
         subprocess.run(command, cwd=target, check=True)
     return target
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs of notebooks come first and each may go to another process; a file shares its fixtures."""
+    items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
+    for item in items:
+        group = item.name if "smoke_run" in item.fixturenames else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -61,7 +70,8 @@ def smoke_run(own_store: None, tmp_path_factory: pytest.TempPathFactory) -> Call
     def run(notebook: Path) -> SmokeRun:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("MC_STORE", str(tmp_path_factory.mktemp("smoke")))
-            document = nbformat.read(runner.execute(notebook, smoke=True), as_version=4)
+            executed = runner.execute(notebook, smoke=True, parameters={"THREADS": THREADS})
+            document = nbformat.read(executed, as_version=4)
             return SmokeRun(document, tracking.finished_runs().set_index("experiment"))
 
     return run

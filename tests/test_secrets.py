@@ -63,6 +63,7 @@ def test_a_planted_secret_is_found_and_not_repeated(fake: str, place: str, tmp_p
         "git_commit eabb09c0ffee",
         f"{TOKEN}  # {ALLOWED}",
     ],
+    ids=["a variable's name", "a hash with its kind", "a short commit", "allowed"],
 )
 def test_what_is_no_secret_passes(line: str, tmp_path: Path) -> None:
     path = tmp_path / "x.py"
