@@ -38,6 +38,7 @@ def copy_working_tree(target: Path) -> Path:
     return target
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs of notebooks come first and each may go to another process; a file shares its fixtures."""
     items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
