@@ -38,13 +38,9 @@ def copy_working_tree(target: Path) -> Path:
     return target
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs of notebooks come first and each may go to another process; a file shares its fixtures."""
+    """Runs of notebooks come first: they keep one of two processes busy until the other has done the rest."""
     items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
-    for item in items:
-        group = item.name if "smoke_run" in item.fixturenames else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True, scope="session")
