@@ -12,7 +12,8 @@ export MC_ASSETS
 
 BIN := .venv/bin
 # For each of the processes that share two cores; OpenMP's idle threads would keep the other one waiting.
-ONE_THREAD := OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 LOKY_MAX_CPU_COUNT=1
+# No OMP_THREAD_LIMIT: oneDNN's backward pass waits forever for threads that a limit has withheld.
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive LOKY_MAX_CPU_COUNT=1
 RUN := $(BIN)/python -m modelcompression
 
 .PHONY: help run publish smoke homework test torture table gallery recommend sync ui assets lint clean

@@ -13,6 +13,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from ultralytics import YOLO
 
 from modelcompression import ROOT, accuracy, assets, runner, tracking
@@ -41,6 +42,12 @@ def copy_working_tree(target: Path) -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs of notebooks come first: they keep one of two processes busy until the other has done the rest."""
     items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> None:
+    """No test computes with the number of threads that another has set."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True, scope="session")

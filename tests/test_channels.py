@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import THREADS
 from torch import nn
 
 from modelcompression import accuracy, channels, packing, rounding
@@ -72,7 +73,7 @@ def test_multiplications_fall_by_what_is_claimed(measured, narrowed) -> None:
 
 @pytest.mark.parametrize("size", [320, 640])
 def test_the_narrow_model_runs_at_any_size(narrowed, size: int) -> None:
-    output = TorchDetector(narrowed[0])(np.full((1, 3, size, size), 0.5, np.float32))
+    output = TorchDetector(narrowed[0], THREADS)(np.full((1, 3, size, size), 0.5, np.float32))
     assert output.shape == (1, 84, 21 * (size // 32) ** 2) and np.isfinite(output).all()
 
 
@@ -104,13 +105,13 @@ def test_a_narrow_model_survives_its_file_in_a_fresh_process(narrowed, tmp_path)
         "import numpy as np\n"
         "from modelcompression import packing\n"
         "from modelcompression.detector import TorchDetector\n"
-        f"detector = TorchDetector(packing.load({str(path)!r}).model)\n"
+        f"detector = TorchDetector(packing.load({str(path)!r}).model, {THREADS})\n"
         "np.save('output.npy', detector(np.load('batch.npy')))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
-    here = TorchDetector(packing.load(path).model)(batch)
+    here = TorchDetector(packing.load(path).model, THREADS)(batch)
     assert np.allclose(np.load(tmp_path / "output.npy"), here, atol=1e-3)
-    halves = TorchDetector(model)(batch)
+    halves = TorchDetector(model, THREADS)(batch)
     assert np.abs(here - halves)[:, 4:].max() < 0.02
 
 
@@ -130,6 +131,6 @@ def test_a_share_out_of_reach_says_so(measured) -> None:
 
 def test_a_narrow_model_still_detects(narrowed, measured, report_set) -> None:
     images = report_set.first(6)
-    found = accuracy.evaluate(TorchDetector(narrowed[0]), images, 320, progress=False).map50_95
-    original = accuracy.evaluate(TorchDetector(copy.deepcopy(measured[0])), images, 320, progress=False)
-    assert found > 0.5 * original.map50_95
+    narrow, dense = TorchDetector(narrowed[0], THREADS), TorchDetector(copy.deepcopy(measured[0]), THREADS)
+    found, original = (accuracy.evaluate(d, images, 320, progress=False).map50_95 for d in (narrow, dense))
+    assert found > 0.5 * original

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import THREADS
 
 from modelcompression import distillation, rounding
 from modelcompression.accuracy import letterbox, to_batch
@@ -99,10 +100,10 @@ def test_a_batch_is_used_as_often_as_asked(teacher, damaged, report_set) -> None
 def test_a_model_that_has_run_can_be_trained_and_run_again(teacher, damaged, report_set) -> None:
     for model in (teacher, damaged):
         TorchDetector(copy.deepcopy(model))
-    used = TorchDetector(copy.deepcopy(damaged)).model
+    used = TorchDetector(copy.deepcopy(damaged), THREADS).model
     repaired, _ = distillation.distill(used, teacher, photographs(report_set), 1, batch=1)
     assert not any(parameter.requires_grad for parameter in repaired.parameters())
-    assert TorchDetector(repaired)(np.zeros((1, 3, 64, 64), np.float32)).shape == (1, 84, 84)
+    assert TorchDetector(repaired, THREADS)(np.zeros((1, 3, 64, 64), np.float32)).shape == (1, 84, 84)
 
 
 def test_an_interrupted_run_leaves_the_student_alone(teacher, damaged, report_set) -> None:
