@@ -215,23 +215,22 @@ class Narrowing:
         return self.positions[name] * int(self.outputs[name].sum()) * int(self.inputs[name].sum()) * kernel
 
     def _system(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Kept columns, the damped Hessian among them, the refitted weights (rows, columns)."""
+        """Kept columns, inverse of the damped Hessian among them, refitted weights (rows, columns)."""
         module, found = self.layers[name], self.statistics[name]
         kernel = module.weight[0, 0].numel()
         columns = self.inputs[name].repeat_interleave(kernel).nonzero()[:, 0]
         hessian = damped(found.hessian)
         wanted = module.weight.detach().flatten(1).double() @ hessian[:, columns]
-        inner = hessian[columns][:, columns]
-        return columns, inner, torch.linalg.solve(inner, wanted.T).T
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[columns][:, columns]))
+        return columns, inverse, wanted @ inverse
 
     def _reader_costs(self, name: str) -> torch.Tensor:
         """(in_channels,): what each input channel still read costs, nats an image; infinite for others."""
         if name not in self._costs:
             kernel = self.layers[name].weight[0, 0].numel()
-            _, inner, weight = self._system(name)
+            columns, inverse, weight = self._system(name)
             rows = self.outputs[name]
-            inverse = torch.linalg.inv(inner)
-            channels = len(inner) // kernel
+            channels = len(columns) // kernel
             blocks = inverse.reshape(channels, kernel, channels, kernel)
             blocks = blocks[torch.arange(channels), :, torch.arange(channels)]
             parts = weight[rows].reshape(-1, channels, kernel).permute(1, 2, 0)  # (channels, kernel, rows)

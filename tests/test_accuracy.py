@@ -93,10 +93,10 @@ def test_unequal_image_sets_cannot_be_paired() -> None:
         paired_bootstrap(first, second)
 
 
-def test_500_resamples_take_less_than_a_minute(report) -> None:
+def test_500_resamples_of_281_images_take_less_than_a_minute(report, report_set) -> None:
     start = time.perf_counter()
     paired_bootstrap(report, report, resamples=20)
-    assert (time.perf_counter() - start) * 25 < 60
+    assert (time.perf_counter() - start) * 25 * 281 / len(report_set) < 60
 
 
 def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> None:
@@ -110,8 +110,8 @@ def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> N
 
 
 def test_agrees_with_cocoeval(report, report_set) -> None:
-    # On a handful of demo photos one missed object moves the metric by more than on 281.
-    tolerance = 0.003 if len(report_set) >= 281 else 0.02
+    # On a handful of demo photos one missed object moves the metric by more than on 140.
+    tolerance = 0.003 if len(report_set) >= 140 else 0.02
     assert report.map50_95 == pytest.approx(accuracy.coco_eval(report)["map50_95"], abs=tolerance)
 
 
