@@ -37,7 +37,7 @@ homework: .venv/run.stamp  ## a new homework, HW=hw6_example: its notebook, its 
 	$(RUN).runner $(HW) --new
 
 test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 torture: .venv/test.stamp  ## kill, fill the disk, break the server: is a run lost? (under ten minutes)
 	$(BIN)/python tests/torture.py

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mlflow_server
 import nbformat
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from ultralytics import YOLO
+from xdist.scheduler import LoadScopeScheduling
 
 from modelcompression import ROOT, accuracy, assets, runner, tracking
 from modelcompression.detector import TorchDetector
@@ -39,8 +41,19 @@ def copy_working_tree(target: Path) -> Path:
     return target
 
 
+class RunsAndFiles(LoadScopeScheduling):
+    """Each run of a notebook goes to the process that is free; files, which share fixtures, stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if "::test_smoke_run[" in nodeid else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return RunsAndFiles(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs of notebooks come first: they keep one of two processes busy until the other has done the rest."""
+    """Runs of notebooks come first: what is short at the end keeps both processes busy until then."""
     items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
 
 
