@@ -115,7 +115,7 @@ def report(rows: pd.DataFrame, homeworks: list[str]) -> str:
         "ms": [number(x, ".1f") for x in found["latency_ms"]],
         "× faster": [number(x, ".2f") for x in found["speedup"]],
         "MB": [number(x, ".2f") for x in found["size_mb"]],
-        "cpu": found["cpu"],
+        "cpu": found["cpu"] + ", " + found["isa"],
     }
     return pd.DataFrame(shown).to_string(index=False)
 

@@ -151,7 +151,7 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
     ]
     for group in others:
         parts.append(say["other"].format(**machine_of(group)))
-        parts += [_goal_table(group, say, [goal for goal in GOALS if goal[0] == "speedup"])]
+        parts += [_goal_table(group, say, [goal for goal in GOALS if goal[0] != "size_ratio"])]
         parts.append(_speed_table(group, say))
     parts += [say["coco128"], say["upper"], _coco128_table(shown, original, say), say["changed"]]
     return "\n" + "\n\n".join(parts) + "\n"
