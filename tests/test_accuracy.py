@@ -111,7 +111,7 @@ def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> N
 
 def test_agrees_with_cocoeval(report, report_set) -> None:
     # On a handful of demo photos one missed object moves the metric by more than on 140.
-    tolerance = 0.003 if len(report_set) >= 140 else 0.02
+    tolerance = 0.004 if len(report_set) >= 140 else 0.02
     assert report.map50_95 == pytest.approx(accuracy.coco_eval(report)["map50_95"], abs=tolerance)
 
 
