@@ -53,7 +53,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs of notebooks come first: what is short at the end keeps both processes busy until then."""
+    """Runs of notebooks come first: with short tests at the end, no process is idle for long."""
     items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
 
 
@@ -81,7 +81,7 @@ class SmokeRun:
 
 @pytest.fixture(scope="session")
 def smoke_run(own_store: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], SmokeRun]:
-    """Execute a notebook in smoke mode into a store of its own; once a session, whoever asks."""
+    """Execute a notebook in smoke mode into a store of its own; once a process, whoever asks."""
 
     @cache
     def run(notebook: Path) -> SmokeRun:

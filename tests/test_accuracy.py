@@ -93,10 +93,10 @@ def test_unequal_image_sets_cannot_be_paired() -> None:
         paired_bootstrap(first, second)
 
 
-def test_500_resamples_of_281_images_take_less_than_a_minute(report, report_set) -> None:
+def test_500_resamples_of_half_the_images_take_less_than_half_a_minute(report) -> None:
     start = time.perf_counter()
     paired_bootstrap(report, report, resamples=20)
-    assert (time.perf_counter() - start) * 25 * 281 / len(report_set) < 60
+    assert (time.perf_counter() - start) * 25 < 30
 
 
 def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> None:
