@@ -16,7 +16,7 @@ BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive LOKY_MAX_CPU_COUNT=1
 RUN := $(BIN)/python -m modelcompression
 
-.PHONY: help run publish smoke homework test torture table gallery recommend sync ui assets lint clean
+.PHONY: help run publish smoke homework check test release torture table gallery recommend sync ui assets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -24,17 +24,20 @@ help:  ## this list
 	@echo "  TORCH_INDEX=URL another index for torch"
 
 run: .venv/run.stamp  ## run a homework's notebook and regenerate the tables
-	$(RUN).runner $(HW)
+	$(RUN) run $(HW)
 
 publish: .venv/run.stamp  ## the same, and replace the committed notebook by the executed one
-	$(RUN).runner $(HW) --publish
+	$(RUN) publish $(HW)
 
 smoke: HW = all
 smoke: .venv/run.stamp  ## every notebook, or HW's, on a handful of images, no tables
-	$(RUN).runner $(HW) --smoke
+	$(RUN) smoke $(HW)
 
 homework: .venv/run.stamp  ## a new homework, HW=hw6_example: its notebook, its test (CONTRIBUTING.md)
-	$(RUN).runner $(HW) --new
+	$(RUN) new $(HW)
+
+check: .venv/test.stamp lint  ## lint and all fast tests, in two minutes
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow"
 
 test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
@@ -47,6 +50,12 @@ lint: .venv/test.stamp  ## ruff over code and notebooks, tables against results.
 	$(BIN)/ruff format --check .
 	$(BIN)/python results/aggregate.py --check
 
+release:  ## what a release attaches: the files of models/ and their sha256, in build/release/
+	rm -rf build/release
+	mkdir -p build/release
+	find models -type f ! -name '*.md' ! -name '.*' -exec cp -t build/release {} +
+	cd build/release && sha256sum -- * > SHA256SUMS
+
 table: .venv/run.stamp  ## regenerate results.csv, figures and README tables from the runs
 	$(BIN)/python results/aggregate.py
 
@@ -55,16 +64,16 @@ gallery: .venv/run.stamp  ## redraw the gallery of detections from the runs that
 	$(BIN)/python results/aggregate.py
 
 recommend: .venv/run.stamp  ## which published model is best on this CPU: times them for two minutes
-	$(RUN).recommend
+	$(RUN) recommend
 
 sync: .venv/run.stamp  ## send runs kept in the local store to the tracking server
-	$(RUN).tracking sync
+	$(RUN) sync
 
 ui: .venv/run.stamp  ## look at the local runs in a browser
-	$(RUN).tracking ui
+	$(RUN) ui
 
 assets: .venv/run.stamp  ## find or fetch weights and images
-	$(RUN).assets
+	$(RUN) assets
 
 clean:  ## remove what runs left behind, not the environment, the images or the runs
 	rm -rf build runs results/executed
@@ -74,7 +83,7 @@ clean:  ## remove what runs left behind, not the environment, the images or the 
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11: make run PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch torchvision -c constraints.txt)
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) --no-deps torch torchvision -c constraints.txt)
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@
 

@@ -1,4 +1,4 @@
-"""ModelCompression: one instrument for five homeworks on compressing YOLOv8n."""
+"""ModelCompression: one instrument for all homeworks on compressing YOLOv8n."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "PredelinaAsya/ModelCompression"
 BRANCH = "main"
+__version__ = "0.1.0"
 
 # Read by the libraries when they are imported. Ultralytics keeps its settings inside the repository and
 # never pip-installs behind the user's back; none of them sends usage data.

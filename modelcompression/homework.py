@@ -12,10 +12,8 @@ speed-ups over alternating passes in this very process.
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +22,24 @@ import pandas as pd
 from IPython.display import Markdown
 
 from . import ROOT, figures
-from .accuracy import Evaluation, Interval, evaluate, letterbox, paired_bootstrap, prepared, to_batch
 from .assets import report_and_calibration
-from .detector import Detector, probe
-from .footprint import bits_per_weight, size_mb, sparsity
-from .latency import Comparison, cpu, time_pairs
-from .tracking import RunRecord, Tracker, resolve_target
+from .detector import Detector, try_out
+from .errors import ModelCompressionError
+from .images import letterbox, prepared, to_batch
+from .machine import commit, cpu, versions
+from .measure.accuracy import Evaluation, evaluate
+from .measure.footprint import bits_per_weight, size_mb, sparsity
+from .measure.intervals import Interval, paired_bootstrap
+from .measure.latency import Comparison, time_pairs
+from .tracking.store import RunRecord
+from .tracking.targets import resolve_target
+from .tracking.tracker import Tracker
 
 BASELINE = "Original model"
 INPUT_SIZE = 640
-PACKAGES = ["torch", "ultralytics", "onnxruntime", "openvino", "mlflow", "numpy", "opencv-python"]
 
 
-class ParameterError(ValueError):
+class ParameterError(ModelCompressionError, ValueError):
     """A notebook parameter is wrong; the message says which and what it may be."""
 
 
@@ -102,11 +105,11 @@ class Homework:
             params: what the method was run with, for the experiment page.
             log: False leaves it out of the tables: it is only measured.
             size: long side of the detector's input; the baseline keeps its own, 640.
-            square: False pads photographs to rectangles (``accuracy.letterbox``) and times the median
+            square: False pads photographs to rectangles (``letterbox``) and times the median
                 photograph of the report set instead of one square.
         """
         baseline = self._baseline_for(experiment, detector)
-        probe(detector, experiment, (1, 3, size, size))
+        try_out(detector, experiment, (1, 3, size, size))
         report = evaluate(detector, self.images, size, square=square)
         calibration = evaluate(detector, self.calibration, size, square=square)
         delta = timing = None
@@ -200,7 +203,7 @@ class Homework:
 
     def _banner(self) -> None:
         print(f"CPU       {cpu()}; {self.threads} threads are used")
-        print(f"versions  {_versions()}")
+        print(f"versions  {versions()}")
         for role, images in (("report", self.images), ("calibrate", self.calibration)):
             print(f"{role:9} {len(images)} images of {images.name}")
         print(f"tracking  {resolve_target().description}{' (smoke run)' if self.smoke else ''}")
@@ -212,8 +215,8 @@ class Homework:
             "cpu": cpu().name,
             "isa": cpu().isa,
             "threads": str(self.threads),
-            "git_commit": _git_commit(),
-            "versions": _versions(),
+            "git_commit": commit(),
+            "versions": versions(),
             "smoke": str(self.smoke).lower(),
         }
 
@@ -304,18 +307,3 @@ def _percent(x: Interval) -> str:
 
 def _times(x: Interval) -> str:
     return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]"
-
-
-def _versions() -> str:
-    return ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-
-
-def _git_commit() -> str:
-    """The commit of the code, marked when the working tree differs; empty outside a checkout."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "modelcompression", "hw*")
-    return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")

@@ -1,4 +1,4 @@
-"""Which file do I deploy on this CPU? ``python -m modelcompression.recommend``
+"""Which file do I deploy on this CPU? ``modelcompression recommend``
 
 How right a compressed model is hardly depends on the CPU, how fast it is does. So accuracy and size are
 taken from the runs in the tracking store, and the runs' own files are timed here, in pairs with the
@@ -7,8 +7,6 @@ original model. What this CPU cannot execute, or whose file is out of reach, is 
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,20 +15,26 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from . import assets, packing
-from .accuracy import Interval, fit, prepared, to_batch
-from .assets import AssetError
-from .detector import Detector, DetectorError, LeanDetector, OnnxDetector, OpenVinoDetector, TorchDetector
+from . import assets
+from .detector import Detector, DetectorError, OnnxDetector, OpenVinoDetector, TorchDetector
+from .errors import ModelCompressionError
 from .goals import GOALS, winner
-from .latency import cpu, time_pairs
-from .packing import PackedCheckpointError
-from .tracking import TrackingError, artifacts, finished_runs, resolve_target
+from .images import fit, prepared, to_batch
+from .machine import cpu
+from .measure.intervals import Interval
+from .measure.latency import time_pairs
+from .methods.lean import LeanDetector
+from .packed import checkpoint
+from .packed.tensors import PackedCheckpointError
+from .subject import weights
+from .tracking.history import artifacts, finished_runs
+from .tracking.targets import TrackingError, resolve_target
 
 PAIRS = 15
 WORDS = {"size_ratio": "smallest file", "speedup": "fastest", "both": "small and fast"}
 
 
-class NothingToRecommend(RuntimeError):
+class NothingToRecommend(ModelCompressionError, RuntimeError):
     """There is no published file to choose from; the message says where files come from."""
 
 
@@ -38,7 +42,7 @@ def candidates(runs: pd.DataFrame) -> pd.DataFrame:
     """The latest run of each experiment that was evaluated on COCO and compared with the original.
 
     Args:
-        runs: as ``tracking.finished_runs`` returns them, oldest first.
+        runs: as ``history.finished_runs`` returns them, oldest first.
 
     Returns:
         one row an experiment, its metrics under their own names.
@@ -60,7 +64,7 @@ def candidates(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def load(run: pd.Series, files: Iterable[Path], folder: Path, threads: int = 2) -> Detector:
+def detector_of(run: pd.Series, files: Iterable[Path], folder: Path, threads: int = 2) -> Detector:
     """The detector of a run, as it was measured.
 
     Args:
@@ -76,8 +80,8 @@ def load(run: pd.Series, files: Iterable[Path], folder: Path, threads: int = 2) 
     graph = found.get(".xml") or found.get(".onnx")
     if packed := found.get(".mcpk"):
         if not runtime.startswith("OpenVINO"):
-            return TorchDetector(packing.load(packed).model, threads)
-        graph = packing.to_openvino(packed, folder, "int8" if executes.startswith("int8") else "f32")
+            return TorchDetector(checkpoint.load(packed).model, threads)
+        graph = checkpoint.to_openvino(packed, folder, "int8" if executes.startswith("int8") else "f32")
     if not graph:  # a .pt is a pickle: only the original's is known by its sha256
         raise DetectorError("its run holds no .mcpk, .xml or .onnx")
     if runtime == OnnxDetector.runtime:
@@ -105,7 +109,7 @@ def speed_here(run: pd.Series, original: Detector) -> tuple[float, Interval]:
     with tempfile.TemporaryDirectory() as folder:
         fetched, unpacked = Path(folder, "fetched"), Path(folder, "unpacked")
         fetched.mkdir()
-        detector = load(run, artifacts(run["run_id"], fetched), unpacked, original.threads)
+        detector = detector_of(run, artifacts(run["run_id"], fetched), unpacked, original.threads)
         found = time_pairs(original, detector, batches(detector, *view(run)), PAIRS)
     return found.variant.median, found.speedup
 
@@ -147,25 +151,21 @@ def advice(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--threads", type=int, default=min(2, cpu().cores), help="threads of every runtime")
-    threads = parser.parse_args(arguments).threads
-    if not 1 <= threads <= cpu().cores:
-        parser.error(f"--threads must be 1…{cpu().cores} on this machine, not {threads}")
+def recommend(threads: int | None = None) -> None:
+    """Time the published models on this CPU and print what to take for which goal.
+
+    Raises:
+        NothingToRecommend: there is no model, or none that can be timed here.
+        AssetError, TrackingError: the weights or the store are out of reach.
+    """
+    threads = threads or min(2, cpu().cores)
+    if threads > cpu().cores:
+        raise NothingToRecommend(f"threads must be 1…{cpu().cores} on this machine, not {threads}")
     runs = candidates(finished_runs())
     print(f"{cpu()}; {threads} threads; {len(runs)} models of {resolve_target().description}")
-    rows, skipped = timed(runs, TorchDetector(assets.weights(), threads))
+    rows, skipped = timed(runs, TorchDetector(weights(), threads))
     for experiment, reason in skipped.items():
         print(f"skipped: {experiment}: {reason}")
     if rows.empty:
         raise NothingToRecommend("no model could be timed here, see above")
     print(advice(rows).to_string(index=False))
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (NothingToRecommend, AssetError, DetectorError, TrackingError) as error:
-        sys.exit(f"error: {error}")

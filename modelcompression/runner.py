@@ -1,12 +1,10 @@
-"""Run the homeworks' notebooks from the shell: ``python -m modelcompression.runner hw5_export``.
+"""Run and publish the homeworks' notebooks.
 
-The executed copy lands in ``results/executed``; with ``--publish`` it also replaces the committed
-notebook, cleaned. ``--smoke`` takes a handful of images and writes no table. ``--new`` starts a homework.
+The executed copy lands in ``results/executed``; publishing also replaces the committed notebook, cleaned.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -18,15 +16,16 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from . import BRANCH, REPOSITORY, ROOT, files
-from .assets import AssetError, UnreachableError, image_set, weights
+from .assets import image_set
+from .errors import ModelCompressionError
+from .fetch import UnreachableError
+from .subject import weights
 
 EXECUTED = ROOT / "results" / "executed"
 PUBLISHED_BYTES = 500_000
-SKELETON = "hw0_skeleton"  # the name that stands in skeleton/ for the new homework's
-TABLE_LINES = {"README.md": "what it does, in one line", "README.ru.md": "что делает метод, одной строкой"}
 
 
-class RunnerError(RuntimeError):
+class RunnerError(ModelCompressionError, RuntimeError):
     """The wish cannot be carried out; the message says what to do."""
 
 
@@ -77,45 +76,6 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
     return target
 
 
-def create(homework: str) -> list[Path]:
-    """Start a homework: its notebook and its test from ``skeleton/``, a line in the tables of homeworks.
-
-    Returns:
-        the files written.
-
-    Raises:
-        RunnerError: the name is not like ``hw6_example``, or taken; nothing is written then.
-    """
-    named = re.fullmatch(r"hw(\d+)_([a-z][a-z0-9_]*)", homework)
-    if not named:
-        raise RunnerError(f"a homework's name looks like hw6_example, not '{homework}'")
-    number, topic = named.groups()
-    title = topic.replace("_", " ").capitalize()
-    notebook, test = ROOT / homework / f"{topic}.ipynb", ROOT / "tests" / f"test_{homework}.py"
-    for path in (notebook.parent, test):
-        if path.exists():
-            raise RunnerError(f"{path.relative_to(ROOT)} exists already: choose another name, HW=hw6_example")
-
-    def renamed(file: str) -> str:
-        text = (ROOT / "skeleton" / file).read_text(encoding="utf8")
-        text = text.replace(f"{SKELETON}/skeleton", f"{homework}/{topic}").replace(SKELETON, homework)
-        return text.replace("Homework 0", f"Homework {number}").replace("Skeleton", title)
-
-    document = nbformat.reads(renamed("skeleton.ipynb"), as_version=4)
-    clean(document, notebook)
-    written = {notebook: nbformat.writes(document) + "\n", test: renamed("test_skeleton.py")}
-    link = f"[{homework}]({notebook.relative_to(ROOT).as_posix()})"
-    for name, description in TABLE_LINES.items():
-        lines = (ROOT / name).read_text(encoding="utf8").splitlines(keepends=True)
-        last = max(index for index, line in enumerate(lines) if line.startswith("| [hw"))
-        lines.insert(last + 1, f"| {link} | {description} | {badge(notebook)} |\n")
-        written[ROOT / name] = "".join(lines)
-    notebook.parent.mkdir()
-    for path, text in written.items():
-        _replace(path, text)
-    return list(written)
-
-
 def publish(executed: Path, notebook: Path) -> None:
     """Replace the committed notebook by its executed copy, cleaned of what only this run needs.
 
@@ -131,10 +91,10 @@ def publish(executed: Path, notebook: Path) -> None:
             f"{notebook.name} would have {len(text.encode())} bytes, over {PUBLISHED_BYTES}: "
             "make its figures fewer or smaller"
         )
-    _replace(notebook, text)
+    replace_text(notebook, text)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """Put a text in place of a file; should that fail, the file is as it was.
 
     Raises:
@@ -226,37 +186,27 @@ def _results(arguments: list[str]) -> None:
         raise RunnerError("the results tables were not regenerated, see above")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line: which homework, and whether to publish or only to smoke-test it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("homework", help="a folder such as hw5_export, a notebook hw5_export/fastest, or all")
-    parser.add_argument("--publish", action="store_true", help="replace the committed notebook")
-    parser.add_argument("--smoke", action="store_true", help="a handful of images, no tables")
-    parser.add_argument("--new", action="store_true", help="start this homework from skeleton/")
-    wish = parser.parse_args(arguments)
-    if wish.publish and wish.smoke:
-        parser.error("a smoke run is never published")
-    if wish.new:
-        for path in create(wish.homework):
-            print(path.relative_to(ROOT))
-        return
-    chosen = notebooks(wish.homework)
-    _fetch_assets(needed=wish.publish)
+def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
+    """Execute the notebooks of a homework, then regenerate the tables.
+
+    Args:
+        homework: as for `notebooks`.
+        smoke: a handful of images, no tables.
+        publishing: replace the committed notebooks by the executed ones.
+
+    Raises:
+        RunnerError, AssetError: see `notebooks`, `execute` and `publish`.
+    """
+    chosen = notebooks(homework)
+    _fetch_assets(needed=publishing)
     start, executed = time.time(), {}
     try:
         for notebook in chosen:
-            executed[notebook] = execute(notebook, wish.smoke)
+            executed[notebook] = execute(notebook, smoke)
             print(f"executed copy: {executed[notebook].relative_to(ROOT)}")
     finally:  # not in between: the runs that follow would be of a changed commit
-        for notebook, copy in executed.items() if wish.publish else ():
+        for notebook, copy in executed.items() if publishing else ():
             publish(copy, notebook)
-    if not wish.smoke:
+    if not smoke:
         _results(["--print", *dict.fromkeys(path.parent.name for path in chosen)])
     print(f"{len(chosen)} notebook(s) in {(time.time() - start) / 60:.1f} min")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (RunnerError, AssetError) as error:
-        sys.exit(f"error: {error}")

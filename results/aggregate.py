@@ -10,12 +10,12 @@ runs of its own loses no row. All else is made from it alone.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 from modelcompression.files import replace
+from modelcompression.terminal import script
 from page import PAGE, page
 from plots import figures
 from rows import (
@@ -128,20 +128,13 @@ def main(arguments: list[str] | None = None) -> None:
     wish = parser.parse_args(arguments)
     if wish.check:
         return check(ROOT)
-    from modelcompression.tracking import TrackingError, finished_runs  # MLflow takes seconds to import
+    from modelcompression.tracking.history import finished_runs  # MLflow takes seconds to import
 
-    try:
-        runs = finished_runs()
-    except TrackingError as error:
-        raise ResultsError(str(error)) from None
-    rows = regenerate(ROOT, runs)
+    rows = regenerate(ROOT, finished_runs())
     if wish.print:
         print(report(rows, wish.print))
     print(f"{CSV}: {len(rows)} rows; tables, figures and report.html regenerated")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ResultsError as error:
-        sys.exit(f"error: {error}")
+    script(main)

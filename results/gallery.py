@@ -8,7 +8,6 @@ may be shown anywhere: public domain or CC0.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import textwrap
 from dataclasses import dataclass
@@ -16,12 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from modelcompression import ROOT, assets, figures, packing, tracking
-from modelcompression.accuracy import evaluate
-from modelcompression.detector import Detector, DetectorError, TorchDetector
+from modelcompression import ROOT, assets, figures, subject
+from modelcompression.detector import Detector, TorchDetector
 from modelcompression.files import replace
 from modelcompression.goals import winner
-from modelcompression.recommend import load, view
+from modelcompression.measure.accuracy import evaluate
+from modelcompression.recommend import detector_of, view
+from modelcompression.terminal import script
+from modelcompression.tracking import history, targets
 from rows import BASELINE, GALLERY, GALLERY_LOSS, ResultsError, headline, read_rows
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "grace_hopper")
@@ -62,7 +63,7 @@ def shown_of(row: pd.Series, runs: pd.DataFrame, folder: Path) -> Shown:
     """The model of a row, as it was measured, from the files of its run.
 
     Args:
-        runs: of the store, as ``tracking.finished_runs`` returns them.
+        runs: of the store, as ``history.finished_runs`` returns them.
         folder: where files may be fetched and unpacked.
 
     Raises:
@@ -70,16 +71,16 @@ def shown_of(row: pd.Series, runs: pd.DataFrame, folder: Path) -> Shown:
         TrackingError, DetectorError: its files are not, or this CPU cannot execute them.
     """
     if row["experiment"] == BASELINE:
-        return Shown(TorchDetector(assets.weights()))
+        return Shown(TorchDetector(subject.weights()))
     found = runs[runs["run_id"] == row["run_id"]]
     if found.empty:
         raise ResultsError(
-            f"run {row['run_id']} is not in {tracking.resolve_target().description}: draw the gallery where "
+            f"run {row['run_id']} is not in {targets.resolve_target().description}: draw the gallery where "
             "the run was made, or name its store in MC_STORE or MLFLOW_TRACKING_URI"
         )
     run, fetched = found.iloc[0], folder / row["run_id"]
     fetched.mkdir(parents=True)
-    detector = load(run, tracking.artifacts(row["run_id"], fetched), fetched / "unpacked")
+    detector = detector_of(run, history.artifacts(row["run_id"], fetched), fetched / "unpacked")
     return Shown(detector, *view(run))
 
 
@@ -97,7 +98,7 @@ def draw(models: dict[str, Shown]) -> bytes:
 
 def main() -> None:
     """Choose, load, draw, write."""
-    titles, runs = chosen(read_rows(ROOT)), tracking.finished_runs()
+    titles, runs = chosen(read_rows(ROOT)), history.finished_runs()
     with tempfile.TemporaryDirectory() as folder:
         image = draw({title: shown_of(row, runs, Path(folder)) for title, row in titles.items()})
     try:
@@ -108,7 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ResultsError, DetectorError, packing.PackedCheckpointError, tracking.TrackingError) as error:
-        sys.exit(f"error: {error}")
+    script(main)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from modelcompression.errors import ModelCompressionError
+
 BASELINE = "Original model"
 REPORT_SET, REPORT_IMAGES = "coco-val", 281
 
@@ -31,7 +33,7 @@ FIGURES = {name: f"results/figures/{name}.svg" for name in ("pareto", "forest", 
 GALLERY, GALLERY_LOSS = "results/figures/gallery.jpg", 0.03  # see gallery.py
 
 
-class ResultsError(RuntimeError):
+class ResultsError(ModelCompressionError, RuntimeError):
     """The results cannot be read or written; the message says what to do. Nothing was changed."""
 
 

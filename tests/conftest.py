@@ -18,8 +18,11 @@ import torch
 from ultralytics import YOLO
 from xdist.scheduler import LoadScopeScheduling
 
-from modelcompression import ROOT, accuracy, assets, runner, tracking
+from modelcompression import ROOT, assets, runner, subject
 from modelcompression.detector import TorchDetector
+from modelcompression.images import letterbox, to_batch
+from modelcompression.measure import accuracy
+from modelcompression.tracking import history
 
 # `make test` has two processes of one thread each.
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1))
@@ -89,7 +92,7 @@ def smoke_run(own_store: None, tmp_path_factory: pytest.TempPathFactory) -> Call
             environment.setenv("MC_STORE", str(tmp_path_factory.mktemp("smoke")))
             executed = runner.execute(notebook, smoke=True, parameters={"THREADS": THREADS})
             document = nbformat.read(executed, as_version=4)
-            return SmokeRun(document, tracking.finished_runs().set_index("experiment"))
+            return SmokeRun(document, history.finished_runs().set_index("experiment"))
 
     return run
 
@@ -108,7 +111,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
 
 @pytest.fixture(scope="session")
 def weights() -> Path:
-    return assets.weights()
+    return subject.weights()
 
 
 @pytest.fixture(scope="session")
@@ -157,4 +160,4 @@ def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.fixture(scope="session")
 def batch(demo: assets.ImageSet) -> np.ndarray:
     """(1, 3, 320, 320): one photograph."""
-    return accuracy.to_batch(accuracy.letterbox(demo.samples[0].path, 320)[0])
+    return to_batch(letterbox(demo.samples[0].path, 320)[0])

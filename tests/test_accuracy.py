@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 from ultralytics import YOLO
 from ultralytics.utils.metrics import ap_per_class
 
-from modelcompression import accuracy, assets
-from modelcompression.accuracy import Evaluation, _WeightedMap, match, paired_bootstrap
-from modelcompression.assets import AssetError, ImageSet, Sample
+from modelcompression import assets
+from modelcompression.assets import ImageSet, Sample
+from modelcompression.fetch import AssetError
+from modelcompression.images import letterbox, to_original
+from modelcompression.measure import accuracy, second_opinion
+from modelcompression.measure.accuracy import Evaluation, match
+from modelcompression.measure.intervals import _WeightedMap, paired_bootstrap
 
 
 def sample(boxes, classes, crowd=()) -> Sample:
@@ -112,7 +116,7 @@ def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> N
 def test_agrees_with_cocoeval(report, report_set) -> None:
     # On a handful of demo photos one missed object moves the metric by more than on 140.
     tolerance = 0.004 if len(report_set) >= 140 else 0.02
-    assert report.map50_95 == pytest.approx(accuracy.coco_eval(report)["map50_95"], abs=tolerance)
+    assert report.map50_95 == pytest.approx(second_opinion.coco_eval(report)["map50_95"], abs=tolerance)
 
 
 def test_detections_in_a_crowd_count_neither_way() -> None:
@@ -126,11 +130,11 @@ def test_detections_in_a_crowd_count_neither_way() -> None:
 @pytest.mark.parametrize("size", [64, 320, 640])
 def test_boxes_come_back_from_the_letterbox(demo, size: int) -> None:
     for image in demo.samples:
-        pixels, scale, (left, top) = accuracy.letterbox(image.path, size)
+        pixels, scale, (left, top) = letterbox(image.path, size)
         assert pixels.shape == (size, size, 3)
         inside = image.boxes * scale + [left, top, left, top]
         assert (inside > -1).all() and (inside < size + 1).all()
-        back = accuracy.to_original(inside, scale, (left, top))
+        back = to_original(inside, scale, (left, top))
         assert back == pytest.approx(image.boxes, abs=1)
 
 

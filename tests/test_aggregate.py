@@ -101,22 +101,22 @@ def test_runs_that_do_not_count_never_enter(root, wrong) -> None:
 def test_failed_runs_of_a_real_store_never_enter(root, tmp_path, monkeypatch) -> None:
     from mlflow import MlflowClient
 
-    from modelcompression import tracking
+    from modelcompression.tracking import history, store, targets, tracker
 
     monkeypatch.setenv("MC_STORE", str(tmp_path / "store"))
     common = {key.removeprefix("tags."): value for key, value in run().items() if key.startswith("tags.")}
-    tracker = tracking.Tracker("hw5_export", common)
+    tracker = tracker.Tracker("hw5_export", common)
 
     def log(name: str, **tags: str) -> str:
-        return tracker.log(tracking.RunRecord(name, METRICS, {}, common | {"experiment": name} | tags, ()))
+        return tracker.log(store.RunRecord(name, METRICS, {}, common | {"experiment": name} | tags, ()))
 
     log("OpenVINO")
     log("Smoke", smoke="true")
     failed = log("Failed")
     tracker.finish()
-    MlflowClient(tracking.resolve_target().uri).set_terminated(failed, "FAILED")
+    MlflowClient(targets.resolve_target().uri).set_terminated(failed, "FAILED")
 
-    row = regenerate(root, tracking.finished_runs()).squeeze()
+    row = regenerate(root, history.finished_runs()).squeeze()
     assert row["experiment"] == "OpenVINO"
     assert row[list(METRICS)].tolist() == pytest.approx(list(METRICS.values()), rel=1e-3)
     assert abs(pd.Timestamp.now("UTC") - pd.Timestamp(row["finished"])) < pd.Timedelta(minutes=10)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcompression import assets
-from modelcompression.assets import AssetError
+from modelcompression import assets, fetch, subject
+from modelcompression.fetch import AssetError
 
 CONTENT = bytes(range(256)) * 800
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -51,7 +51,7 @@ def server():
 
 
 def test_download_arrives_whole_and_leaves_no_part(server, tmp_path: Path) -> None:
-    target = assets.download(f"{server.url}/whole", tmp_path / "deep" / "file", DIGEST)
+    target = fetch.download(f"{server.url}/whole", tmp_path / "deep" / "file", DIGEST)
     assert target.read_bytes() == CONTENT
     assert list(target.parent.iterdir()) == [target]
 
@@ -60,16 +60,16 @@ def test_download_arrives_whole_and_leaves_no_part(server, tmp_path: Path) -> No
 def test_a_cut_download_is_no_file_and_is_completed_later(server, tmp_path, path) -> None:
     target = tmp_path / "file"
     with pytest.raises(AssetError):
-        assets.download(f"{server.url}/cut", target, DIGEST)
+        fetch.download(f"{server.url}/cut", target, DIGEST)
     assert not target.exists()
-    assets.download(f"{server.url}/{path}", target, DIGEST)
+    fetch.download(f"{server.url}/{path}", target, DIGEST)
     assert target.read_bytes() == CONTENT
     assert (server.ranges[-1] > 0) == (path == "resumable")
 
 
 def test_wrong_content_is_refused_and_removed(server, tmp_path: Path) -> None:
     with pytest.raises(AssetError, match="sha256 differs"):
-        assets.download(f"{server.url}/whole", tmp_path / "file", "0" * 64)
+        fetch.download(f"{server.url}/whole", tmp_path / "file", "0" * 64)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -77,14 +77,14 @@ def test_a_stale_part_longer_than_the_file_is_removed(server, tmp_path: Path) ->
     part = tmp_path / "file.part"
     part.write_bytes(CONTENT + b"more")
     with pytest.raises(AssetError, match="run again"):
-        assets.download(f"{server.url}/whole", tmp_path / "file", DIGEST)
-    assert assets.download(f"{server.url}/whole", tmp_path / "file", DIGEST).exists()
+        fetch.download(f"{server.url}/whole", tmp_path / "file", DIGEST)
+    assert fetch.download(f"{server.url}/whole", tmp_path / "file", DIGEST).exists()
 
 
 def test_missing_and_unreachable_are_one_line(server, tmp_path: Path) -> None:
     for url in (f"{server.url}/missing", "http://127.0.0.1:9/closed"):
         with pytest.raises(AssetError, match="cannot fetch") as error:
-            assets.download(url, tmp_path / "file")
+            fetch.download(url, tmp_path / "file")
         assert "\n" not in str(error.value)
 
 
@@ -93,18 +93,18 @@ def test_weights_with_a_wrong_hash_are_never_opened(tmp_path: Path, monkeypatch)
     (tmp_path / "weights" / "yolov8n.pt").write_bytes(b"pickle of evil")
     monkeypatch.setenv("MC_ASSETS", str(tmp_path))
     with pytest.raises(AssetError, match="not the original file"):
-        assets.weights()
+        subject.weights()
 
 
 def test_assets_folder_must_exist(monkeypatch) -> None:
     monkeypatch.setenv("MC_ASSETS", "/no/such/folder")
     with pytest.raises(AssetError, match="MC_ASSETS"):
-        assets.weights()
+        subject.weights()
 
 
 def test_offline_is_noticed_in_seconds_and_leads_to_the_demo_photos(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("MC_ASSETS", raising=False)
-    monkeypatch.setattr(assets, "ROOT", tmp_path)
+    monkeypatch.setattr(fetch, "ROOT", tmp_path)
     offline = assets._Source("coco-val", "val2017", True, "http://127.0.0.1:9")
     monkeypatch.setitem(assets.SOURCES, "coco-val", offline)
     start = time.monotonic()
@@ -116,7 +116,7 @@ def test_offline_is_noticed_in_seconds_and_leads_to_the_demo_photos(monkeypatch,
 
 def test_an_explicit_number_of_images_is_never_answered_with_demo_photos(monkeypatch, tmp_path):
     monkeypatch.delenv("MC_ASSETS", raising=False)
-    monkeypatch.setattr(assets, "ROOT", tmp_path)
+    monkeypatch.setattr(fetch, "ROOT", tmp_path)
     offline = assets._Source("coco-val", "val2017", True, "http://127.0.0.1:9")
     monkeypatch.setitem(assets.SOURCES, "coco-val", offline)
     with pytest.raises(AssetError, match="N_IMAGES"):
@@ -132,7 +132,7 @@ def test_images_are_fetched_verified_and_found_again(server, monkeypatch, tmp_pa
         "boxes": [[7, 0.5, 0.5, 1, 1]],
     }
     monkeypatch.delenv("MC_ASSETS", raising=False)
-    monkeypatch.setattr(assets, "ROOT", tmp_path)
+    monkeypatch.setattr(fetch, "ROOT", tmp_path)
     monkeypatch.setattr(assets, "listing", lambda name: [entry])
     source = assets._Source("coco128", "train2017", True, server.url)
     monkeypatch.setitem(assets.SOURCES, "coco128", source)

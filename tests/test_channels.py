@@ -10,19 +10,22 @@ import torch
 from conftest import THREADS
 from torch import nn
 
-from modelcompression import accuracy, channels, packing, rounding
-from modelcompression.accuracy import letterbox, to_batch
-from modelcompression.channels import ChannelError, Narrowing
 from modelcompression.detector import TorchDetector, load_yolo
-from modelcompression.packing import PackedCheckpointError
-from modelcompression.rounding import Statistics
+from modelcompression.images import letterbox, to_batch
+from modelcompression.measure import accuracy
+from modelcompression.methods import channels, distance, sensitivity
+from modelcompression.methods.channels import ChannelError, Narrowing
+from modelcompression.methods.sensitivity import Statistics
+from modelcompression.network import convolutions, resize
+from modelcompression.packed import checkpoint
+from modelcompression.packed.tensors import PackedCheckpointError
 
 
 @pytest.fixture(scope="module")
 def measured(weights, report_set) -> tuple[nn.Module, dict[str, Statistics]]:
     model = load_yolo(weights)
     photographs = (to_batch(letterbox(s.path, 320)[0]) for s in report_set.first(6).samples)
-    return model, rounding.collect(model, photographs, positions=400)
+    return model, sensitivity.collect(model, photographs, positions=400)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_the_narrow_model_runs_at_any_size(narrowed, size: int) -> None:
 
 
 def test_whole_units_go(measured, narrowed) -> None:
-    for name, module in rounding.convolutions(narrowed[0]).items():
+    for name, module in convolutions(narrowed[0]).items():
         assert (measured[0].get_submodule(name).out_channels - module.out_channels) % 16 == 0
 
 
@@ -92,24 +95,24 @@ def test_refitting_and_choosing_keep_the_detections_near(measured, narrowed, rep
         group = next(g for g in arbitrary.groups if arbitrary.outputs[g.producer].sum() > 32)
         arbitrary._remove(group, arbitrary.outputs[group.producer].nonzero()[:16, 0])
     with torch.no_grad():
-        near, far = (float(rounding.distance(m.model_now()(x)[1], model(x)[1])) for m in (chosen, arbitrary))
+        near, far = (float(distance.distance(m.model_now()(x)[1], model(x)[1])) for m in (chosen, arbitrary))
     assert near < 0.1 * far
 
 
 def test_a_narrow_model_survives_its_file_in_a_fresh_process(narrowed, tmp_path) -> None:
     model, _ = narrowed
-    path = packing.save(tmp_path / "narrow.mcpk", model, {})
+    path = checkpoint.save(tmp_path / "narrow.mcpk", model, {})
     batch = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
     np.save(tmp_path / "batch.npy", batch)
     code = (
         "import numpy as np\n"
-        "from modelcompression import packing\n"
+        "from modelcompression.packed import checkpoint\n"
         "from modelcompression.detector import TorchDetector\n"
-        f"detector = TorchDetector(packing.load({str(path)!r}).model, {THREADS})\n"
+        f"detector = TorchDetector(checkpoint.load({str(path)!r}).model, {THREADS})\n"
         "np.save('output.npy', detector(np.load('batch.npy')))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
-    here = TorchDetector(packing.load(path).model, THREADS)(batch)
+    here = TorchDetector(checkpoint.load(path).model, THREADS)(batch)
     assert np.allclose(np.load(tmp_path / "output.npy"), here, atol=1e-3)
     halves = TorchDetector(model, THREADS)(batch)
     assert np.abs(here - halves)[:, 4:].max() < 0.02
@@ -118,10 +121,10 @@ def test_a_narrow_model_survives_its_file_in_a_fresh_process(narrowed, tmp_path)
 def test_channels_that_do_not_fit_together_are_refused(narrowed, tmp_path) -> None:
     broken = copy.deepcopy(narrowed[0])
     module = broken.get_submodule("model.3.conv")
-    channels.resize(module, module.weight[:-8], module.bias[:-8])
-    path = packing.save(tmp_path / "broken.mcpk", broken, {})
+    resize(module, module.weight[:-8], module.bias[:-8])
+    path = checkpoint.save(tmp_path / "broken.mcpk", broken, {})
     with pytest.raises(PackedCheckpointError, match="do not fit"):
-        packing.load(path)
+        checkpoint.load(path)
 
 
 def test_a_share_out_of_reach_says_so(measured) -> None:

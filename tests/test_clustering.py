@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from modelcompression import clustering, packing, rounding
-from modelcompression.clustering import ClusteringError
+from modelcompression.grid import step_sizes
+from modelcompression.methods import clustering, sensitivity
+from modelcompression.methods.clustering import ClusteringError
+from modelcompression.packed import tensors
 
 
 def inertia(values: np.ndarray, centroids: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -65,17 +67,17 @@ def test_what_cannot_be_clustered_is_refused(values, k, weights, reason: str) ->
         clustering.kmeans(np.array(values), k, weights)
 
 
-def layer(scale: float, rows: int = 6, inputs: int = 18) -> rounding.Statistics:
+def layer(scale: float, rows: int = 6, inputs: int = 18) -> sensitivity.Statistics:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(100, inputs, generator=generator).double()
-    return rounding.Statistics(x.T @ x / 100, x.mean(0), torch.full((rows,), scale, dtype=torch.float64))
+    return sensitivity.Statistics(x.T @ x / 100, x.mean(0), torch.full((rows,), scale, dtype=torch.float64))
 
 
 def test_sensitive_layers_get_finer_steps() -> None:
     statistics = {"sensitive": layer(100.0), "tough": layer(1.0)}
-    factors = {name: rounding.inverse_factor(s.hessian) for name, s in statistics.items()}
+    factors = {name: sensitivity.inverse_factor(s.hessian) for name, s in statistics.items()}
     found = clustering.sensitivity_exponents(statistics, factors, 0.02, 0.5)
-    ratio = packing.steps(found["tough"]) / packing.steps(found["sensitive"])
+    ratio = step_sizes(found["tough"]) / step_sizes(found["sensitive"])
     assert np.allclose(ratio, 10, rtol=0.1)
     same = clustering.sensitivity_exponents(statistics, factors, 0.02, 0.0)
     assert np.array_equal(same["tough"], same["sensitive"])
@@ -84,20 +86,20 @@ def test_sensitive_layers_get_finer_steps() -> None:
 def test_a_channel_nobody_listens_to_keeps_a_finite_step() -> None:
     statistics = layer(1.0)
     statistics.sensitivity[2] = 0
-    factors = {"a": rounding.inverse_factor(statistics.hessian)}
+    factors = {"a": sensitivity.inverse_factor(statistics.hessian)}
     found = clustering.sensitivity_exponents({"a": statistics}, factors, 0.02, 0.5)["a"]
-    assert np.abs(found).max() < packing.LARGEST_EXPONENT
+    assert np.abs(found).max() < tensors.LARGEST_EXPONENT
 
 
 def test_thrift_saves_bytes_for_a_little_error() -> None:
     statistics, weight = layer(1.0, 64, 90), torch.randn(64, 90, generator=torch.Generator().manual_seed(1))
-    factor, step = rounding.inverse_factor(statistics.hessian), np.full(64, -4)
+    factor, step = sensitivity.inverse_factor(statistics.hessian), np.full(64, -4)
     sizes, errors = {}, {}
     for thrift in (0, 1):
         symbols = clustering.round_for_bytes(weight, statistics.hessian, factor, step, thrift)
         sizes[thrift] = np.abs(symbols).mean()
-        change = torch.from_numpy(symbols) * float(packing.steps(step)[0]) - weight
-        errors[thrift] = float(rounding.output_error(change, statistics.hessian).mean())
+        change = torch.from_numpy(symbols) * float(step_sizes(step)[0]) - weight
+        errors[thrift] = float(sensitivity.output_error(change, statistics.hessian).mean())
     assert sizes[1] < 0.95 * sizes[0] and errors[1] < 1.1 * errors[0]
 
 

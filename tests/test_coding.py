@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from modelcompression.coding import LARGEST, LIMIT, Coder, CodingError
+from modelcompression.packed.coding import LARGEST, LIMIT, Coder, CodingError
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 extremes = st.sampled_from([0, 1, -1, LARGEST, -LARGEST, LARGEST + 1, 2**16, -(2**16), LIMIT - 1, 1 - LIMIT])

@@ -14,12 +14,14 @@ import pytest
 from conftest import NO_NETWORK, THREADS, copy_working_tree
 from mlflow import MlflowClient
 
-from modelcompression import ROOT, packing, runner
+from modelcompression import ROOT, runner, skeleton
 from modelcompression.detector import load_yolo
-from modelcompression.tracking import EXPERIMENT
+from modelcompression.packed import checkpoint
+from modelcompression.packed.tensors import PackedCheckpointError
+from modelcompression.tracking.store import EXPERIMENT
 
 DOCUMENTS = ("README.md", "README.ru.md", "CONTRIBUTING.md")
-COMMAND = re.compile(r"`((?:make|pip|python|\.venv/bin/\w+) [^`]+)`")
+COMMAND = re.compile(r"`((?:make|pip|python|modelcompression|\.venv/bin/\w+) [^`]+)`")
 # Not executed: only that what they call exists.
 CHECKED = {
     "make run": "minutes",
@@ -47,7 +49,7 @@ EXECUTED = {
     ".venv/bin/python -m pytest -k hw6_example": "passed",
     "make lint": "All checks passed!",
     "make table": "report.html regenerated",
-    "python -m modelcompression.packing inspect small.mcpk": "model.0.conv.weight",
+    "modelcompression inspect small.mcpk": "model.0.conv.weight",
 }
 Shell = Callable[[str], str]
 
@@ -200,9 +202,9 @@ def insert_before_table(path: Path, source: str) -> None:
     nbformat.write(document, path)
 
 
-@pytest.mark.parametrize("command", ["make help", "python -m modelcompression.packing inspect small.mcpk"])
+@pytest.mark.parametrize("command", ["make help", "modelcompression inspect small.mcpk"])
 def test_a_command_of_the_readme(command: str, scratch: Path, shell: Shell, weights: Path) -> None:
-    packing.save(scratch / "small.mcpk", load_yolo(weights), {})
+    checkpoint.save(scratch / "small.mcpk", load_yolo(weights), {})
     assert EXECUTED[command] in shell(command)
 
 
@@ -213,9 +215,9 @@ def test_help_lists_every_target(shell: Shell) -> None:
 
 def test_the_python_of_the_readme(tmp_path: Path, monkeypatch, weights: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    packing.save("small.mcpk", load_yolo(weights), {})
+    checkpoint.save("small.mcpk", load_yolo(weights), {})
     (example,) = blocks((ROOT / "README.md").read_text(encoding="utf8"), "python")
-    with pytest.raises(packing.PackedCheckpointError, match="INT8"):  # this one carries no INT8 graph
+    with pytest.raises(PackedCheckpointError, match="INT8"):  # this one carries no INT8 graph
         exec(example, names := {})
     assert names["yolo"].model
 
@@ -224,6 +226,6 @@ def test_the_python_of_the_readme(tmp_path: Path, monkeypatch, weights: Path) ->
 def test_a_name_that_is_taken_or_none_creates_nothing(name: str) -> None:
     before = pd.Series({path: path.stat().st_mtime_ns for path in ROOT.glob("[hRt]*/*")})
     with pytest.raises(runner.RunnerError, match="hw6_example") as error:
-        runner.create(name)
+        skeleton.create(name)
     assert "\n" not in str(error.value)
     assert before.equals(pd.Series({path: path.stat().st_mtime_ns for path in ROOT.glob("[hRt]*/*")}))

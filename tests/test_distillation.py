@@ -7,10 +7,12 @@ import pytest
 import torch
 from conftest import THREADS
 
-from modelcompression import distillation, rounding
-from modelcompression.accuracy import letterbox, to_batch
 from modelcompression.detector import TorchDetector, load_yolo
-from modelcompression.distillation import DistillationError, Photographs
+from modelcompression.images import letterbox, to_batch
+from modelcompression.methods import distillation
+from modelcompression.methods.distance import distance as moved
+from modelcompression.methods.distillation import DistillationError, Photographs
+from modelcompression.network import convolutions
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def teacher(weights) -> torch.nn.Module:
 def damaged(teacher) -> torch.nn.Module:
     """The smallest fifth of each layer's weights gone, and noise on the others."""
     model, generator = copy.deepcopy(teacher), torch.Generator().manual_seed(0)
-    for module in rounding.convolutions(model).values():
+    for module in convolutions(model).values():
         weight = module.weight.data
         noise = 1 + 0.05 * torch.randn(weight.shape, generator=generator)
         module.weight.data = torch.where(weight.abs() < weight.abs().quantile(0.2), 0.0, weight * noise)
@@ -46,12 +48,12 @@ def test_it_repairs_and_keeps_zeros(teacher, damaged, report_set) -> None:
 
     def distance(model: torch.nn.Module) -> float:
         with torch.no_grad():
-            return float(rounding.distance(copy.deepcopy(model)(x)[1], copy.deepcopy(teacher)(x)[1]))
+            return float(moved(copy.deepcopy(model)(x)[1], copy.deepcopy(teacher)(x)[1]))
 
     before = copy.deepcopy(damaged.state_dict())
     repaired, losses = distillation.distill(damaged, teacher, photographs(report_set), 25, 3e-3, batch=3)
     assert len(losses) == 25 and distance(repaired) < 0.7 * distance(damaged)
-    for name, module in rounding.convolutions(repaired).items():
+    for name, module in convolutions(repaired).items():
         zero = damaged.get_submodule(name).weight == 0
         assert zero.any() and torch.equal(module.weight == 0, zero)
     assert all(torch.equal(value, before[name]) for name, value in damaged.state_dict().items())

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from modelcompression import figures
-from modelcompression.accuracy import Evaluation
 from modelcompression.assets import ImageSet
+from modelcompression.measure.accuracy import Evaluation
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from modelcompression import footprint
 from modelcompression.detector import DetectorError, load_yolo
+from modelcompression.measure import footprint
+from modelcompression.subject import PARAMETERS
 
 
 def test_size_is_bytes_on_disk_of_everything_shipped(exported) -> None:
@@ -27,7 +28,7 @@ def test_a_model_ships_all_of_its_files(exported, tmp_path) -> None:
 
 
 def test_parameter_count_is_the_fused_model(weights) -> None:
-    assert sum(p.numel() for p in load_yolo(weights).parameters()) == footprint.PARAMETERS
+    assert sum(p.numel() for p in load_yolo(weights).parameters()) == PARAMETERS
 
 
 def test_zeros_are_counted_alike_in_every_format(weights, tmp_path) -> None:

@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from modelcompression import ROOT, assets, tracking
+from modelcompression import ROOT, assets
 from modelcompression.detector import DetectorError
+from modelcompression.tracking import history
+from modelcompression.tracking.store import RunRecord
+from modelcompression.tracking.tracker import Tracker
 
 sys.path.insert(0, str(ROOT / "results"))
 
@@ -34,8 +37,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def log(row: pd.Series, *files: Path, runtime: str = "OpenVINO", executes: str = "f32") -> None:
     """Give the row a run with these artifacts."""
     tags = {"runtime": runtime, "execution_precision": executes}
-    record = tracking.RunRecord("Any", {}, {"input_size": "320", "input_shape": "rectangle"}, tags, files)
-    with tracking.Tracker("hw5_export", {}) as tracker:
+    record = RunRecord("Any", {}, {"input_size": "320", "input_shape": "rectangle"}, tags, files)
+    with Tracker("hw5_export", {}) as tracker:
         row["run_id"] = tracker.log(record)
 
 
@@ -54,20 +57,20 @@ def test_original_smallest_and_fastest_are_chosen_by_their_numbers() -> None:
 
 def test_a_model_comes_back_as_it_was_measured(store, row, exported, batch, eager) -> None:
     log(row, exported["fp32"], exported["fp32"].with_suffix(".bin"))
-    shown = shown_of(row, tracking.finished_runs(), store)
+    shown = shown_of(row, history.finished_runs(), store)
     assert (shown.detector.runtime, shown.size, shown.square) == ("OpenVINO", 320, False)
     assert np.abs(shown.detector(batch) - eager(batch)).max() < 0.1
 
 
 def test_a_missing_run_or_a_pickle_is_one_clear_error(store, row, tmp_path) -> None:
     with pytest.raises(ResultsError, match="MC_STORE") as error:
-        shown_of(row, tracking.finished_runs(), store)
+        shown_of(row, history.finished_runs(), store)
     assert "\n" not in str(error.value)
     pickle = tmp_path / "model.pt"
     pickle.write_bytes(b"cos\nsystem\n")
     log(row, pickle)
     with pytest.raises(DetectorError, match=r"holds no \.mcpk, \.xml or \.onnx"):
-        shown_of(row, tracking.finished_runs(), store)
+        shown_of(row, history.finished_runs(), store)
 
 
 def test_the_picture_is_drawn_and_the_committed_one_is_small(eager, tmp_path) -> None:

@@ -5,9 +5,10 @@ import pytest
 import torch
 from conftest import THREADS
 
-from modelcompression import homework, tracking
+from modelcompression import homework
 from modelcompression.detector import DetectorError, OnnxDetector, TorchDetector
 from modelcompression.homework import Homework, ParameterError
+from modelcompression.tracking import history
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_measure_logs_everything_a_row_needs(demo_only, eager, weights, tmp_path
     hw.measure("Not for the table", channels_last, ships=[weights], log=False)
     hw.finish()
 
-    runs = tracking.finished_runs().set_index("experiment")
+    runs = history.finished_runs().set_index("experiment")
     assert sorted(runs.index) == ["Another layout", "Original model"]
     row = runs.loc["Another layout"]
     for key, value in found.metrics.items():

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from modelcompression import latency
-from modelcompression.latency import time_pairs
+from modelcompression.machine import cpu
+from modelcompression.measure.latency import time_pairs
 
 BATCH = np.zeros((1, 3, 8, 8), np.float32)
 
@@ -44,7 +44,7 @@ def test_passes_alternate_after_the_warm_up() -> None:
 COUNT_FAULTS = """
 from resource import RUSAGE_SELF, getrusage
 import numpy as np
-from modelcompression.latency import keep_freed_memory
+from modelcompression.measure.latency import keep_freed_memory
 
 for keep in (False, True):
     keep_freed_memory(keep)
@@ -70,7 +70,7 @@ def test_pairs_must_be_positive() -> None:
 
 
 def test_the_cpu_has_a_name_and_an_instruction_set() -> None:
-    found = latency.cpu()
+    found = cpu()
     assert found.name and found.isa and found.cores >= 1
 
 
@@ -84,4 +84,4 @@ def test_isa_is_the_best_the_flags_allow(monkeypatch, flags, isa) -> None:
 
     facts = {"flags": flags, "arch": "X86_64", "brand_raw": "Test CPU"}
     monkeypatch.setattr(cpuinfo, "get_cpu_info", lambda: facts)
-    assert latency.cpu.__wrapped__().isa == isa
+    assert cpu.__wrapped__().isa == isa

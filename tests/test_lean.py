@@ -8,11 +8,12 @@ import pytest
 from conftest import THREADS
 from openvino import opset13 as ops
 
-from modelcompression import accuracy, quantization
-from modelcompression.accuracy import evaluate, letterbox, prepared, to_batch
-from modelcompression.detector import DetectorError, LeanDetector, OpenVinoDetector
-from modelcompression.latency import time_pairs
-from modelcompression.lean import lean
+from modelcompression.detector import DetectorError, OpenVinoDetector
+from modelcompression.images import letterbox, prepared, to_batch, to_original
+from modelcompression.measure.accuracy import evaluate
+from modelcompression.measure.latency import time_pairs
+from modelcompression.methods import quantization
+from modelcompression.methods.lean import LeanDetector, lean
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_rectangles_pad_the_short_side_to_the_stride_only(demo) -> None:
         assert height % 32 == width % 32 == 0
         assert height - sample.height * scale < 33 and width - sample.width * scale < 33
         inside = sample.boxes * scale + [left, top, left, top]
-        assert accuracy.to_original(inside, scale, (left, top)) == pytest.approx(sample.boxes, abs=1)
+        assert to_original(inside, scale, (left, top)) == pytest.approx(sample.boxes, abs=1)
 
 
 def test_rectangles_detect_as_well_as_squares(detector, demo) -> None:
@@ -83,7 +84,7 @@ def test_rectangles_detect_as_well_as_squares(detector, demo) -> None:
 
 def quantizer_graph(high: float, levels: int = 256) -> tuple[openvino.Model, openvino.Model]:
     """An input quantizer and a sum over the planes, as exported and with ``_pixels_in``."""
-    from modelcompression.lean import _pixels_in
+    from modelcompression.methods.lean import _pixels_in
 
     graphs = []
     for is_lean in (False, True):

@@ -163,5 +163,5 @@ def test_notebooks_are_published_after_the_last_run_even_if_that_fails(monkeypat
     monkeypatch.setattr(runner, "execute", execute)
     monkeypatch.setattr(runner, "publish", lambda copy, notebook: done.append(f"publish {notebook.stem}"))
     with pytest.raises(runner.RunnerError, match="a cell failed"):
-        runner.main(["hw5_export", "--publish"])
+        runner.run("hw5_export", publishing=True)
     assert done == ["run export", "run fastest", "publish export"]

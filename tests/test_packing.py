@@ -19,9 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modelcompression import accuracy, footprint, packing
 from modelcompression.detector import OpenVinoDetector, TorchDetector
-from modelcompression.packing import Codebook, Grid, PackedCheckpointError, Sparse
+from modelcompression.grid import nearest_exponents, step_sizes
+from modelcompression.measure import accuracy, footprint
+from modelcompression.packed import checkpoint, container, graphs, tensors
+from modelcompression.packed.tensors import Codebook, Grid, PackedCheckpointError, Sparse
 
 
 class Tiny(nn.Module):
@@ -55,7 +57,7 @@ def packed(path: Path, seed: int = 0) -> tuple[Path, dict[str, Grid | Codebook |
         ),
         "thin.weight": sparse((4, 2, 3, 3), generator, 0.5),
     }
-    return packing.save(path, model, tensors), tensors
+    return checkpoint.save(path, model, tensors), tensors
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,8 +73,8 @@ def test_any_tensor_of_any_kind_comes_back_exactly(tmp_path_factory, seed, outpu
         "narrow.weight": Codebook(generator.integers(0, k, (2, outputs, 1, 1)), centroids),
         "thin.weight": sparse((outputs, 2, 3, 3), generator, k / 300),
     }
-    path = packing.save(tmp_path_factory.mktemp("packed") / "x.mcpk", model, tensors)
-    found = packing.read(path)
+    path = checkpoint.save(tmp_path_factory.mktemp("packed") / "x.mcpk", model, tensors)
+    found = container.read(path)
     for name, tensor in tensors.items():
         assert found[name].dtype == np.float32 and np.array_equal(found[name], tensor.values())
     bias = model.wide.bias.detach().numpy()
@@ -84,7 +86,9 @@ def test_zeros_cost_no_more_than_a_bit_and_save_sixteen(tmp_path: Path) -> None:
     sizes = {}
     for zeros in (0, 0.1, 0.5, 0.9):
         tensors = {"wide.weight": sparse((256, 256, 3, 3), generator, zeros)}
-        sizes[zeros] = packing.inspect(packing.save(tmp_path / "x.mcpk", model, tensors))["bits each"].iloc[0]
+        sizes[zeros] = checkpoint.inspect(checkpoint.save(tmp_path / "x.mcpk", model, tensors))[
+            "bits each"
+        ].iloc[0]
     entropy = {z: -z * np.log2(z) - (1 - z) * np.log2(1 - z) for z in (0.1, 0.5, 0.9)}
     assert sizes[0] < 16.2
     for zeros, bits in entropy.items():
@@ -100,11 +104,11 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_steps_are_the_nearest_float32_of_powers_of_two() -> None:
-    every = np.arange(-packing.LARGEST_EXPONENT, packing.LARGEST_EXPONENT + 1)
+    every = np.arange(-tensors.LARGEST_EXPONENT, tensors.LARGEST_EXPONENT + 1)
     exact = np.exp2(every / 8)
-    assert np.allclose(packing.steps(every), exact, rtol=1.2e-7, atol=0)
-    assert np.array_equal(packing.exponents(packing.steps(every)), every)
-    assert packing.steps(np.array([-16, 0, 24])).tolist() == [0.25, 1, 8]
+    assert np.allclose(step_sizes(every), exact, rtol=1.2e-7, atol=0)
+    assert np.array_equal(nearest_exponents(step_sizes(every)), every)
+    assert step_sizes(np.array([-16, 0, 24])).tolist() == [0.25, 1, 8]
 
 
 # --- refusing -----------------------------------------------------------------------------------
@@ -127,7 +131,7 @@ def header_of(data: bytes) -> dict:
 def refused(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     with pytest.raises(PackedCheckpointError) as caught:
-        packing.read(path)
+        container.read(path)
     message = str(caught.value)
     assert "\n" not in message and len(message) < 400
     return message
@@ -164,7 +168,7 @@ def test_forged_files_are_refused_or_decode_within_bounds(tmp_path: Path) -> Non
                     edited[place:place] = generator.bytes(int(generator.integers(1, 9)))
         forged.write_bytes(resealed(bytes(edited) + bytes(32)))
         try:
-            found = packing.read(forged)
+            found = container.read(forged)
         except PackedCheckpointError:
             refusals += 1
             continue
@@ -239,7 +243,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path, data: bytes, reason: str) -> 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(PackedCheckpointError, match="cannot be read: No such file"):
-        packing.load(tmp_path / "none.mcpk")
+        checkpoint.load(tmp_path / "none.mcpk")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +261,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )
 def test_a_tensor_that_does_not_fit_is_not_written(tmp_path: Path, name: str, tensor, reason: str) -> None:
     with pytest.raises(PackedCheckpointError, match=reason):
-        packing.save(tmp_path / "x.mcpk", Tiny(), {name: tensor})
+        checkpoint.save(tmp_path / "x.mcpk", Tiny(), {name: tensor})
     assert not os.listdir(tmp_path)
 
 
@@ -266,7 +270,7 @@ def test_a_weight_beyond_float16_is_not_written(tmp_path: Path) -> None:
     with torch.no_grad():
         model.wide.bias[0] = 1e6
     with pytest.raises(PackedCheckpointError, match="finite float16"):
-        packing.save(tmp_path / "x.mcpk", model, {})
+        checkpoint.save(tmp_path / "x.mcpk", model, {})
 
 
 def test_a_full_disk_keeps_the_file_that_was_there(tmp_path: Path, monkeypatch) -> None:
@@ -278,7 +282,7 @@ def test_a_full_disk_keeps_the_file_that_was_there(tmp_path: Path, monkeypatch) 
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        packing.save(path, Tiny(), tensors)
+        checkpoint.save(path, Tiny(), tensors)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["x.mcpk"]
 
 
@@ -289,18 +293,18 @@ def test_a_full_disk_keeps_the_file_that_was_there(tmp_path: Path, monkeypatch) 
 def whole(eager: TorchDetector, tmp_path_factory) -> tuple[Path, dict[str, Grid]]:
     """YOLOv8n at 6 bits or so, packed."""
     tensors = {}
-    for name, value in packing._parameters(eager.model).items():
+    for name, value in checkpoint._parameters(eager.model).items():
         rows = 1 if value.ndim == 1 else len(value)
         largest = np.abs(value.reshape(rows, -1)).max(1) + 1e-6
-        exponents = packing.exponents(largest / (127 if value.ndim == 1 else 31))
+        exponents = nearest_exponents(largest / (127 if value.ndim == 1 else 31))
         shape = (-1,) + (1,) * (value.ndim - 1)
-        tensors[name] = Grid(np.rint(value / packing.steps(exponents).reshape(shape)).astype(int), exponents)
-    return packing.save(tmp_path_factory.mktemp("whole") / "n.mcpk", eager.model, tensors), tensors
+        tensors[name] = Grid(np.rint(value / step_sizes(exponents).reshape(shape)).astype(int), exponents)
+    return checkpoint.save(tmp_path_factory.mktemp("whole") / "n.mcpk", eager.model, tensors), tensors
 
 
 def test_a_loaded_model_has_exactly_the_packed_weights(whole) -> None:
     path, tensors = whole
-    state = packing.load(path).model.state_dict()
+    state = checkpoint.load(path).model.state_dict()
     for name, tensor in tensors.items():
         assert np.array_equal(state[name].numpy(), tensor.values())
 
@@ -314,13 +318,13 @@ def test_a_loaded_model_detects_what_was_measured_before_saving(whole, eager, re
     model.load_state_dict(state, strict=False)
     few = report_set.first(6)
     before = accuracy.evaluate(TorchDetector(model, eager.threads), few, progress=False)
-    after = accuracy.evaluate(TorchDetector(packing.load(path).model, eager.threads), few, progress=False)
+    after = accuracy.evaluate(TorchDetector(checkpoint.load(path).model, eager.threads), few, progress=False)
     assert after.map50_95 == before.map50_95 > 0
 
 
 def test_inspect_accounts_for_every_byte(whole) -> None:
     path, tensors = whole
-    table = packing.inspect(path)
+    table = checkpoint.inspect(path)
     assert table["bytes"].iloc[-1] == path.stat().st_size == table["bytes"].iloc[:-1].sum()
     assert set(tensors) <= set(table["tensor"])
     assert 4 < table["bits each"].iloc[-1] < 6.5
@@ -328,16 +332,16 @@ def test_inspect_accounts_for_every_byte(whole) -> None:
 
 def test_it_works_in_a_fresh_process_without_images(whole, tmp_path: Path) -> None:
     path, _ = whole
-    code = f"from modelcompression import packing; print(len(packing.load({str(path)!r}).names))"
+    code = f"from modelcompression.packed import checkpoint; print(len(checkpoint.load({str(path)!r}).names))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.strip().endswith("80"), done.stderr
     shown = subprocess.run(
-        [sys.executable, "-m", "modelcompression.packing", "inspect", str(path)],
+        [sys.executable, "-m", "modelcompression", "inspect", str(path)],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert "model.0.conv.weight" in shown.stdout and "the whole file" in shown.stdout
     wrong = subprocess.run(
-        [sys.executable, "-m", "modelcompression.packing", "inspect", str(tmp_path / "no")],
+        [sys.executable, "-m", "modelcompression", "inspect", str(tmp_path / "no")],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert wrong.returncode and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
@@ -349,7 +353,7 @@ def fast(whole, eager, tmp_path_factory) -> tuple[Path, Path, Path]:
     path, tensors = whole
     folder = tmp_path_factory.mktemp("fast")
     torch.set_num_threads(2)
-    exported = packing.to_openvino(path, folder, "f32")
+    exported = checkpoint.to_openvino(path, folder, "f32")
     assert torch.get_num_threads() == 2, "ultralytics' export lowers it"
     nncf.set_log_level(logging.ERROR)
     quantized = nncf.quantize(
@@ -361,7 +365,7 @@ def fast(whole, eager, tmp_path_factory) -> tuple[Path, Path, Path]:
     )
     openvino.save_model(quantized, folder / "nncf.xml")
     return (
-        packing.save(folder / "fast.mcpk", eager.model, tensors, int8=quantized),
+        checkpoint.save(folder / "fast.mcpk", eager.model, tensors, int8=quantized),
         folder / "nncf.xml",
         exported,
     )
@@ -369,7 +373,7 @@ def fast(whole, eager, tmp_path_factory) -> tuple[Path, Path, Path]:
 
 def test_an_int8_graph_computes_with_exactly_the_packed_symbols(whole, fast, tmp_path: Path) -> None:
     _, tensors = whole
-    unpacked = packing.to_openvino(fast[0], tmp_path)
+    unpacked = checkpoint.to_openvino(fast[0], tmp_path)
     stored = {weight.tobytes() for weight in footprint.convolution_weights(unpacked)}
     kept = [t for t in tensors.values() if t.symbols.ndim == 4 and np.abs(t.symbols).max() <= 127]
     assert len(kept) == 63
@@ -378,24 +382,24 @@ def test_an_int8_graph_computes_with_exactly_the_packed_symbols(whole, fast, tmp
 
 def test_a_channel_too_fine_for_int8_is_rounded_once_more() -> None:
     grid = Grid(np.array([[[[100]], [[-50]]], [[[508]], [[-6]]]]), np.array([0, 0]))
-    symbols, scales = packing._as_int8("model.1.conv.weight", grid)
+    symbols, scales = graphs._as_int8("model.1.conv.weight", grid)
     assert symbols.reshape(2, 2).tolist() == [[100, -50], [127, -2]] and scales.tolist() == [1, 4]
 
 
 def test_two_products_of_white_pixels_do_not_saturate_16_bits() -> None:
     grid = Grid(np.array([[[[127]], [[126]]], [[[40]], [[-63]]]]), np.array([0, 8]))
-    symbols, scales = packing._as_int8("model.0.conv.weight", grid)
+    symbols, scales = graphs._as_int8("model.0.conv.weight", grid)
     assert 2 * 255 * np.abs(symbols.astype(int)).max() < 2**15
     assert np.allclose(symbols * scales.reshape(2, 1, 1, 1), grid.values(), atol=scales.max() / 2)
     assert np.array_equal(symbols[1], grid.symbols[1])  # these fit as they are
-    written_and_read = packing._derived("model.0.conv.weight", grid)["symbols"]
+    written_and_read = graphs._derived("model.0.conv.weight", grid)["symbols"]
     assert written_and_read == symbols.tobytes()
 
 
 def test_an_int8_graph_adds_little_and_detects_like_the_one_it_came_from(whole, fast, tmp_path: Path) -> None:
     packed_file, by_nncf, _ = fast
     assert packed_file.stat().st_size < whole[0].stat().st_size + 80_000
-    detector = OpenVinoDetector(packing.to_openvino(packed_file, tmp_path), THREADS)
+    detector = OpenVinoDetector(checkpoint.to_openvino(packed_file, tmp_path), THREADS)
     assert detector.execution_precision == "int8, rest f32"
     batch = np.random.default_rng(0).random((1, 3, 640, 640), dtype=np.float32)
     boxes, theirs = (d(batch)[:, :4] for d in (detector, OpenVinoDetector(by_nncf, THREADS)))
@@ -417,15 +421,15 @@ def test_a_forged_graph_is_refused(fast, tmp_path: Path) -> None:
         edited[-32 - int(generator.integers(1, length))] ^= int(generator.integers(1, 256))
         forged.write_bytes(resealed(bytes(edited)))
         with pytest.raises(PackedCheckpointError):
-            packing.to_openvino(forged, tmp_path / "out")
+            checkpoint.to_openvino(forged, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_without_a_graph_says_so(whole, tmp_path: Path) -> None:
     with pytest.raises(PackedCheckpointError, match="no INT8 graph"):
-        packing.to_openvino(whole[0], tmp_path)
+        checkpoint.to_openvino(whole[0], tmp_path)
     with pytest.raises(PackedCheckpointError, match="precision must be"):
-        packing.to_openvino(whole[0], tmp_path, "int4")
+        checkpoint.to_openvino(whole[0], tmp_path, "int4")
 
 
 def test_zeros_are_counted_on_the_packed_file(whole) -> None:
@@ -438,9 +442,9 @@ def test_zeros_are_counted_on_the_packed_file(whole) -> None:
 def test_a_model_of_another_shape_is_refused_on_loading(tmp_path: Path) -> None:
     path, _ = packed(tmp_path / "x.mcpk")
     with pytest.raises(PackedCheckpointError, match="not those of YOLOv8n"):
-        packing.load(path)
+        checkpoint.load(path)
 
 
 def test_batch_norm_must_be_folded_first(tmp_path: Path) -> None:
     with pytest.raises(PackedCheckpointError, match="BatchNorm"):
-        packing.save(tmp_path / "x.mcpk", nn.Sequential(nn.BatchNorm2d(3)), {})
+        checkpoint.save(tmp_path / "x.mcpk", nn.Sequential(nn.BatchNorm2d(3)), {})

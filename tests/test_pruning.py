@@ -10,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modelcompression import footprint, packing, pruning, rounding
-from modelcompression.accuracy import letterbox, to_batch
 from modelcompression.detector import load_yolo
-from modelcompression.pruning import PruningError
-from modelcompression.rounding import DAMPING, Statistics
+from modelcompression.images import letterbox, to_batch
+from modelcompression.measure import footprint
+from modelcompression.methods import pruning, sensitivity
+from modelcompression.methods.distance import distance as moved
+from modelcompression.methods.pruning import PruningError
+from modelcompression.methods.sensitivity import DAMPING, Statistics
+from modelcompression.network import convolutions
+from modelcompression.packed import checkpoint
+from modelcompression.packed.tensors import Sparse
 
 
 def statistics(hessian: torch.Tensor, rows: int) -> Statistics:
@@ -34,7 +39,7 @@ def layer(seed: int, rows: int = 6, inputs: int = 12) -> tuple[torch.Tensor, Sta
 def error(pruned: torch.Tensor, weight: torch.Tensor, found: Statistics) -> float:
     """Damped, since this is what the refit minimises."""
     damped = found.hessian + DAMPING * found.hessian.diagonal().mean() * torch.eye(len(found.hessian))
-    return float(rounding.output_error(pruned - weight, damped).sum())
+    return float(sensitivity.output_error(pruned - weight, damped).sum())
 
 
 def magnitude(weight: torch.Tensor, share: float) -> torch.Tensor:
@@ -109,7 +114,7 @@ def test_the_count_of_zeros_is_exact(seed: int, share: float) -> None:
     for name, rows, inputs in (("a", 3, 7), ("b", 5, 9)):
         weights[name], found[name] = layer(seed, rows, inputs)
     pruned = pruning.prune(weights, found, [share / 2, share])
-    assert pruning.sparsity(pruned) * 66 == pytest.approx(round(share * 66))
+    assert pruning.share_of_zeros(pruned) * 66 == pytest.approx(round(share * 66))
 
 
 def test_one_price_takes_from_the_layer_that_matters_less() -> None:
@@ -144,7 +149,7 @@ def test_blocks_go_as_a_whole(rows: int, inputs: int) -> None:
     pruned = pruning.prune({"x": weight}, {"x": found}, [0.25, 0.5], pattern=pattern)["x"]
     view = (pruned == 0).reshape(8 // rows, rows, 8 // inputs, inputs, 9)
     together = view.sum((1, 3))
-    assert set(together.unique().tolist()) == {0, 4} and pruning.sparsity({"x": pruned}) == 0.5
+    assert set(together.unique().tolist()) == {0, 4} and pruning.share_of_zeros({"x": pruned}) == 0.5
 
 
 def test_layers_that_do_not_divide_stay_dense() -> None:
@@ -192,7 +197,7 @@ def test_wrong_wishes_are_refused_in_one_line() -> None:
 def measured(weights, report_set) -> tuple[nn.Module, dict[str, Statistics]]:
     model = load_yolo(weights)
     photographs = (to_batch(letterbox(s.path, 320)[0]) for s in report_set.first(6).samples)
-    return model, rounding.collect(model, photographs, positions=400)
+    return model, sensitivity.collect(model, photographs, positions=400)
 
 
 def test_second_order_zeros_move_the_detections_less_than_magnitude(measured, report_set) -> None:
@@ -203,13 +208,13 @@ def test_second_order_zeros_move_the_detections_less_than_magnitude(measured, re
     def distance(pruned: dict[str, torch.Tensor]) -> float:
         candidate = pruning.insert(copy.deepcopy(model), pruned)
         with torch.no_grad():
-            return float(rounding.distance(candidate(x)[1], model(x)[1]))
+            return float(moved(candidate(x)[1], model(x)[1]))
 
     squares = {name: weight.double().square() for name, weight in matrices.items()}
     kept = pruning.cheapest(squares, 0.3)
     by_magnitude = {n: torch.where(kept[n], w, 0.0) for n, w in matrices.items()}
     second_order = pruning.one_pass(matrices, found, 0.3)
-    assert pruning.sparsity(second_order) == pytest.approx(0.3, abs=0.002)
+    assert pruning.share_of_zeros(second_order) == pytest.approx(0.3, abs=0.002)
     assert distance(second_order) < 0.3 * distance(by_magnitude)
 
 
@@ -220,15 +225,15 @@ def test_zeros_survive_the_packed_file_exactly(measured, tmp_path) -> None:
     pruned = pruning.insert(
         copy.deepcopy(model), {n: torch.where(kept[n], w, 0.0) for n, w in matrices.items()}
     )
-    tensors = {
-        f"{name}.weight": packing.Sparse(module.weight.detach().numpy().astype(np.float16))
-        for name, module in rounding.convolutions(pruned).items()
+    sparse = {
+        f"{name}.weight": Sparse(module.weight.detach().numpy().astype(np.float16))
+        for name, module in convolutions(pruned).items()
     }
-    path = packing.save(tmp_path / "sparse.mcpk", pruned, tensors)
-    loaded = packing.load(path).model
-    for name, module in rounding.convolutions(loaded).items():
+    path = checkpoint.save(tmp_path / "sparse.mcpk", pruned, sparse)
+    loaded = checkpoint.load(path).model
+    for name, module in convolutions(loaded).items():
         assert torch.equal(module.weight, pruned.get_submodule(name).weight.half().float())
     assert footprint.sparsity(path) == pytest.approx(0.5, abs=0.001)
     assert path.stat().st_size < 0.6 * 2 * 3.16e6  # half of the float16 values, and a bit for each mask
-    exported = packing.to_openvino(path, tmp_path / "openvino", "f32")
+    exported = checkpoint.to_openvino(path, tmp_path / "openvino", "f32")
     assert footprint.sparsity(exported) == pytest.approx(footprint.sparsity(path), abs=1e-5)

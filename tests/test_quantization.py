@@ -19,8 +19,11 @@ import pytest
 from conftest import THREADS
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-from modelcompression import ROOT, accuracy, assets, footprint, quantization
+from modelcompression import ROOT, assets
 from modelcompression.detector import Detector, OnnxDetector, OpenVinoDetector
+from modelcompression.images import letterbox, to_batch
+from modelcompression.measure import accuracy, footprint
+from modelcompression.methods import quantization
 
 SIZE, CALIBRATION_IMAGES, JUDGED_IMAGES = 320, 8, 24
 HEAD_END = rf"{quantization.FLOAT_END}|^/model\.22/cv[23]\.\d/cv[23]\.\d\.2/"
@@ -54,7 +57,7 @@ def calibration() -> assets.ImageSet:
 def photographs(calibration) -> list[np.ndarray]:
     """(1, 3, 320, 320) each."""
     paths = [sample.path for sample in calibration.samples]
-    return [accuracy.to_batch(accuracy.letterbox(path, SIZE)[0]) for path in paths]
+    return [to_batch(letterbox(path, SIZE)[0]) for path in paths]
 
 
 @pytest.fixture(scope="module")

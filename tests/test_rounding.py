@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modelcompression import rounding
-from modelcompression.accuracy import letterbox, to_batch
 from modelcompression.detector import TorchDetector, load_yolo
-from modelcompression.rounding import RoundingError
+from modelcompression.images import letterbox, to_batch
+from modelcompression.methods import distance, rounding, sensitivity
+from modelcompression.methods.rounding import RoundingError
+from modelcompression.network import convolutions
 
 
 def layer(seed: int, rows: int = 8, inputs: int = 27, images: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,19 +28,19 @@ def layer(seed: int, rows: int = 8, inputs: int = 27, images: int = 200) -> tupl
 def error(
     symbols: torch.Tensor, steps: torch.Tensor, weight: torch.Tensor, hessian: torch.Tensor
 ) -> torch.Tensor:
-    return rounding.output_error(symbols * steps[:, None] - weight, hessian)
+    return sensitivity.output_error(symbols * steps[:, None] - weight, hessian)
 
 
 def test_feedback_is_much_better_on_correlated_inputs() -> None:
     weight, hessian = layer(0, rows=64)
     steps = rounding.steps_for_bits(weight, 3)
-    found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian))
+    found = rounding.feedback(weight, steps, sensitivity.inverse_factor(hessian))
     plain = rounding.nearest(weight, steps)
     assert error(found, steps, weight, hessian).mean() < 0.6 * error(plain, steps, weight, hessian).mean()
 
 
 def damped(hessian: torch.Tensor) -> torch.Tensor:
-    return hessian + rounding.DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian))
+    return hessian + sensitivity.DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian))
 
 
 @settings(max_examples=40, deadline=None)
@@ -51,7 +52,7 @@ def test_descent_never_raises_the_error(
     steps, largest = rounding.steps_for_bits(weight, bits), rounding.largest_symbol(bits)
     start = rounding.nearest(weight, steps, largest)
     if from_feedback:
-        start = rounding.feedback(weight, steps, rounding.inverse_factor(hessian), largest)
+        start = rounding.feedback(weight, steps, sensitivity.inverse_factor(hessian), largest)
     before = start.clone()
     found = rounding.descend(weight, steps, start, hessian, largest)
     errors = [error(symbols, steps, weight, damped(hessian)) for symbols in (found, start)]
@@ -79,7 +80,7 @@ def test_descent_under_a_price_makes_symbols_smaller() -> None:
 def test_independent_inputs_leave_nothing_to_feed_back() -> None:
     weight, _ = layer(1)
     steps = rounding.steps_for_bits(weight, 4)
-    found = rounding.feedback(weight, steps, rounding.inverse_factor(torch.eye(27)))
+    found = rounding.feedback(weight, steps, sensitivity.inverse_factor(torch.eye(27)))
     assert torch.equal(found, rounding.nearest(weight, steps))
 
 
@@ -87,7 +88,7 @@ def test_weights_on_the_grid_stay_exactly_there() -> None:
     _, hessian = layer(2)
     symbols = torch.randint(-8, 8, (5, 27)).double()
     steps = torch.tensor([0.5, 1, 0.25, 2, 0.125], dtype=torch.float64)
-    found = rounding.feedback(symbols * steps[:, None], steps, rounding.inverse_factor(hessian), 7)
+    found = rounding.feedback(symbols * steps[:, None], steps, sensitivity.inverse_factor(hessian), 7)
     assert torch.equal(found, symbols)
 
 
@@ -95,7 +96,7 @@ def test_one_input_with_feedback_matches_the_solution_by_hand() -> None:
     # Two equal inputs: what the first rounds away, the second can take over completely.
     hessian = torch.ones(2, 2, dtype=torch.float64)
     weight, steps = torch.tensor([[0.4, 0.4]]), torch.ones(1, dtype=torch.float64)
-    found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian, damping=1e-9))
+    found = rounding.feedback(weight, steps, sensitivity.inverse_factor(hessian, damping=1e-9))
     assert found.tolist() == [[0, 1]]  # the sum 0.8 rounds to 1; each alone would round to 0
 
 
@@ -110,7 +111,7 @@ def test_degenerate_layers_round_like_any_other(weight: torch.Tensor, energy: fl
     if weight.shape[1] > 1:
         hessian[0] = hessian[:, 0] = 0  # an input that is always 0
     steps = rounding.steps_for_bits(weight, 4)
-    found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian), 7)
+    found = rounding.feedback(weight, steps, sensitivity.inverse_factor(hessian), 7)
     assert torch.isfinite(found).all()
     assert torch.equal(found[weight == 0], torch.zeros_like(found[weight == 0]))
 
@@ -118,7 +119,7 @@ def test_degenerate_layers_round_like_any_other(weight: torch.Tensor, energy: fl
 def test_a_price_on_magnitudes_makes_symbols_smaller_and_cheaper() -> None:
     weight, hessian = layer(3, rows=32)
     steps = rounding.steps_for_bits(weight, 4)
-    factor = rounding.inverse_factor(hessian)
+    factor = sensitivity.inverse_factor(hessian)
     free = rounding.feedback(weight, steps, factor)
     priced = rounding.feedback(weight, steps, factor, price=torch.full_like(weight, 2.0))
     assert priced.abs().sum() < free.abs().sum()
@@ -128,7 +129,7 @@ def test_a_price_on_magnitudes_makes_symbols_smaller_and_cheaper() -> None:
 
 def test_the_best_step_of_each_channel_is_kept() -> None:
     weight, hessian = layer(6, rows=12)
-    factor, full = rounding.inverse_factor(hessian), rounding.steps_for_bits(weight, 3)
+    factor, full = sensitivity.inverse_factor(hessian), rounding.steps_for_bits(weight, 3)
     shares = (0.5, 0.75, 1.0)
     symbols, steps = rounding.feedback_best_step(weight, [full * s for s in shares], hessian, factor, 3)
     found = error(symbols, steps, weight, hessian)
@@ -141,7 +142,7 @@ def test_the_best_step_of_each_channel_is_kept() -> None:
 def test_bias_correction_keeps_the_mean_output() -> None:
     weight, mean = torch.randn(4, 9).double(), torch.rand(9).double()
     change = rounding.nearest(weight, torch.ones(4)) - weight
-    assert torch.allclose((weight + change) @ mean + rounding.bias_correction(change, mean), weight @ mean)
+    assert torch.allclose((weight + change) @ mean + sensitivity.bias_correction(change, mean), weight @ mean)
 
 
 def test_bits_go_where_the_detections_are_sensitive() -> None:
@@ -170,7 +171,7 @@ def test_each_channel_may_have_its_own_bits() -> None:
     weight, hessian = layer(5, rows=3)
     bits = torch.tensor([2, 4, 8])
     steps, largest = rounding.steps_for_bits(weight, bits), rounding.largest_symbol(bits)
-    found = rounding.feedback(weight, steps, rounding.inverse_factor(hessian), largest)
+    found = rounding.feedback(weight, steps, sensitivity.inverse_factor(hessian), largest)
     assert (found.amax(1) <= largest).all() and (found.amin(1) >= -largest - 1).all()
     assert found[2].abs().max() > 16
 
@@ -181,17 +182,19 @@ def test_each_channel_may_have_its_own_bits() -> None:
         (lambda: rounding.nearest(torch.ones(2, 3), torch.ones(3)), "steps of shape"),
         (lambda: rounding.nearest(torch.ones(2, 3), torch.tensor([1.0, 0.0])), "positive and finite"),
         (
-            lambda: rounding.feedback(torch.ones(2, 3), torch.ones(2), rounding.inverse_factor(torch.eye(4))),
+            lambda: rounding.feedback(
+                torch.ones(2, 3), torch.ones(2), sensitivity.inverse_factor(torch.eye(4))
+            ),
             "a factor",
         ),
-        (lambda: rounding.inverse_factor(torch.full((2, 2), torch.nan)), "not finite"),
+        (lambda: sensitivity.inverse_factor(torch.full((2, 2), torch.nan)), "not finite"),
         (lambda: rounding.largest_symbol(1), "bits must be"),
-        (lambda: rounding.collect(nn.Identity(), []), "at least one image"),
+        (lambda: sensitivity.collect(nn.Identity(), []), "at least one image"),
         (lambda: rounding.allot({"a": torch.ones(1, 1)}, {"a": 10}, [4], mean_bits=2), "mean of 2 bits"),
     ],
 )
 def test_wrong_input_is_one_clear_line(call, reason: str) -> None:
-    with pytest.raises(RoundingError, match=reason):
+    with pytest.raises((RoundingError, sensitivity.SensitivityError), match=reason):
         call()
 
 
@@ -201,27 +204,27 @@ def fresh(weights) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def statistics(fresh, demo) -> dict[str, rounding.Statistics]:
+def statistics(fresh, demo) -> dict[str, sensitivity.Statistics]:
     image = to_batch(letterbox(demo.samples[0].path, 160)[0])
-    return rounding.collect(fresh, [image], positions=100)
+    return sensitivity.collect(fresh, [image], positions=100)
 
 
 def test_statistics_of_one_image_cover_every_convolution(fresh, statistics) -> None:
-    layers = rounding.convolutions(fresh)
+    layers = convolutions(fresh)
     assert len(layers) == len(statistics) == 63
     for name, module in layers.items():
         found, inputs = statistics[name], module.weight[0].numel()
         assert found.hessian.shape == (inputs, inputs) and found.mean.shape == (inputs,)
         assert found.sensitivity.shape == (module.out_channels,)
         assert torch.linalg.eigvalsh(found.hessian)[0] >= -1e-4 * found.hessian.diagonal().max()
-        assert torch.isfinite(rounding.inverse_factor(found.hessian).upper).all()
+        assert torch.isfinite(sensitivity.inverse_factor(found.hessian).upper).all()
 
 
 def test_distances_are_means_over_the_photographs_and_change_no_model(fresh, demo) -> None:
     batches = [to_batch(letterbox(sample.path, 160)[0]) for sample in demo.samples[:3]]
-    reference, moved = rounding.Reference(fresh, batches), copy.deepcopy(fresh)
+    reference, moved = distance.Reference(fresh, batches), copy.deepcopy(fresh)
     moved.get_submodule("model.22.cv3.0.2").bias.data += 0.5
-    alone = [rounding.Reference(fresh, [batch]).distance(moved) for batch in batches]
+    alone = [distance.Reference(fresh, [batch]).distance(moved) for batch in batches]
     assert reference.distance(fresh) == pytest.approx(0, abs=1e-3)
     assert min(alone) > 0.1
     assert reference.distance(moved) == pytest.approx(np.mean(alone))
@@ -232,14 +235,14 @@ def test_distances_are_means_over_the_photographs_and_change_no_model(fresh, dem
 def test_a_model_that_ran_in_inference_mode_is_refused(weights, demo) -> None:
     model, image = load_yolo(weights), to_batch(letterbox(demo.samples[0].path, 160)[0])
     TorchDetector(model)(image)
-    with pytest.raises(RoundingError, match="load it anew"):
-        rounding.collect(model, [image])
+    with pytest.raises(sensitivity.SensitivityError, match="load it anew"):
+        sensitivity.collect(model, [image])
 
 
 def test_statistics_repeat_up_to_the_order_of_float_sums(fresh, demo, statistics) -> None:
     image = to_batch(letterbox(demo.samples[0].path, 160)[0])
-    again = rounding.collect(fresh, [image], positions=100)
-    other = rounding.collect(fresh, [image], positions=100, seed=1)
+    again = sensitivity.collect(fresh, [image], positions=100)
+    other = sensitivity.collect(fresh, [image], positions=100, seed=1)
 
     def difference(a: torch.Tensor, b: torch.Tensor) -> float:
         return float((a - b).norm() / b.norm())
@@ -253,17 +256,19 @@ def test_statistics_repeat_up_to_the_order_of_float_sums(fresh, demo, statistics
 def test_rounding_is_deterministic() -> None:
     weight, hessian = layer(7, rows=16)
     steps = rounding.steps_for_bits(weight, 3)
-    first, second = (rounding.feedback(weight, steps, rounding.inverse_factor(hessian), 3) for _ in range(2))
+    first, second = (
+        rounding.feedback(weight, steps, sensitivity.inverse_factor(hessian), 3) for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 
 def test_patches_are_what_the_convolution_sees(eager) -> None:
     torch.manual_seed(0)
-    for module in rounding.convolutions(eager.model).values():
+    for module in convolutions(eager.model).values():
         maps = torch.randn(1, module.in_channels, 12, 10)
         expected = module(maps)[0].flatten(1)
         positions = torch.randperm(expected.shape[1])[:7]
-        seen = rounding._patches(maps[0], module, positions)
+        seen = sensitivity._patches(maps[0], module, positions)
         ours = module.weight.flatten(1) @ seen + module.bias[:, None]
         assert torch.allclose(ours, expected[:, positions], atol=1e-4)
 
@@ -271,7 +276,7 @@ def test_patches_are_what_the_convolution_sees(eager) -> None:
 def test_the_sensitivity_predicts_what_noise_does(fresh, demo) -> None:
     """Gauss-Newton against the truth: small noise on one layer moves the detections as far as predicted."""
     image = to_batch(letterbox(demo.samples[0].path, 160)[0])
-    statistics = rounding.collect(fresh, [image] * 12, positions=10**6)
+    statistics = sensitivity.collect(fresh, [image] * 12, positions=10**6)
     model, generator = fresh, torch.Generator().manual_seed(0)
     pixels = torch.from_numpy(image)
     for name in ("model.4.cv1.conv", "model.15.cv2.conv"):
@@ -281,7 +286,7 @@ def test_the_sensitivity_predicts_what_noise_does(fresh, demo) -> None:
             reference = {key: model(pixels)[1][key].clone() for key in ("scores", "boxes")}
             for _ in range(12):
                 weight.copy_(saved + sigma * torch.randn(saved.shape, generator=generator))
-                found.append(float(rounding.distance(model(pixels)[1], reference)))
+                found.append(float(distance.distance(model(pixels)[1], reference)))
             weight.copy_(saved)
         predicted = sigma**2 / 2 * float(statistics[name].sensitivity.sum()) * saved[0].numel()
         assert 0.4 < np.mean(found) / predicted < 2.5

@@ -19,18 +19,14 @@ from distributed import Client
 from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
-from modelcompression import ROOT, accuracy, shards
-from modelcompression.accuracy import Evaluation
+from modelcompression import ROOT
 from modelcompression.assets import ImageSet
-from modelcompression.detector import (
-    Detector,
-    DetectorError,
-    LeanDetector,
-    OnnxDetector,
-    OpenVinoDetector,
-    TorchDetector,
-)
-from modelcompression.shards import ClusterError
+from modelcompression.detector import Detector, DetectorError, OnnxDetector, OpenVinoDetector, TorchDetector
+from modelcompression.images import letterbox, prepared
+from modelcompression.measure import accuracy, shards
+from modelcompression.measure.accuracy import Evaluation
+from modelcompression.measure.shards import ClusterError
+from modelcompression.methods.lean import LeanDetector
 
 SIZE = 320
 
@@ -112,9 +108,9 @@ def assert_identical(found: Evaluation, expected: Evaluation) -> None:
 
 
 def test_every_detector_can_travel(detectors, demo) -> None:
-    pixels = accuracy.letterbox(demo.samples[0].path, SIZE)[0]
+    pixels = letterbox(demo.samples[0].path, SIZE)[0]
     for name, detector in detectors.items():
-        copy, given = pickle.loads(pickle.dumps(detector)), accuracy.prepared(detector, pixels)
+        copy, given = pickle.loads(pickle.dumps(detector)), prepared(detector, pixels)
         assert (copy(given) == detector(given)).all(), name
         for attribute in ("runtime", "threads", "execution_precision"):
             assert getattr(copy, attribute) == getattr(detector, attribute), name

@@ -1,4 +1,4 @@
-"""modelcompression/tracking.py against a real MLflow server with passwords, and against its absence."""
+"""Tracking against a real MLflow server with passwords, and against its absence."""
 
 import os
 import re
@@ -21,17 +21,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_server import PASSWORD, USER, free_port
 
-from modelcompression import tracking
-from modelcompression.tracking import (
-    RunRecord,
-    Target,
-    Tracker,
-    TrackingError,
-    finished_runs,
-    local_target,
-    resolve_target,
-    sync,
-)
+from modelcompression.tracking import history, targets
+from modelcompression.tracking.history import finished_runs
+from modelcompression.tracking.store import EXPERIMENT, RunRecord
+from modelcompression.tracking.sync import sync
+from modelcompression.tracking.targets import Target, TrackingError, local_target, resolve_target
+from modelcompression.tracking.tracker import Tracker
 
 VARIABLES = [
     *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
@@ -157,7 +152,7 @@ def record(folder: Path, name: str = "OpenVINO", **metrics: float) -> RunRecord:
 def stored(uri: str, homework: str) -> dict[str, list[Run]]:
     """Key "parents": runs of that name; "children": theirs, of any status."""
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = list(client.search_runs([experiment.experiment_id], max_results=5000))
     parents = [run for run in runs if run.info.run_name == homework]
     ids = {run.info.run_id for run in parents}
@@ -308,7 +303,7 @@ def test_an_uri_of_a_local_database_is_the_store(monkeypatch, tmp_path, store) -
     assert finished_runs()["experiment"].tolist() == ["OpenVINO"]
     assert list((tmp_path / "mlartifacts").rglob("model.bin")) and not store.exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
-    assert resolve_target().database == tracking.ROOT / "runs.db", "the same file for every notebook"
+    assert resolve_target().database == targets.ROOT / "runs.db", "the same file for every notebook"
     assert resolve_target().description == "the local store runs.db"
 
 
@@ -324,7 +319,7 @@ def test_a_notebook_that_fails_is_failed_and_keeps_its_experiments(tmp_path) -> 
 
 @pytest.mark.usefixtures("made_store")
 def test_a_process_that_ends_early_leaves_no_running_parent(tmp_path) -> None:
-    code = "from modelcompression.tracking import Tracker; Tracker('hw4_clustering'); 1 / 0"
+    code = "from modelcompression.tracking.tracker import Tracker; Tracker('hw4_clustering'); 1 / 0"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
     found = stored(resolve_target().uri, "hw4_clustering")
@@ -358,7 +353,7 @@ def test_a_store_whose_creation_was_interrupted_is_made_again(store, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tracking.os, "replace", killed)
+        patch.setattr(os, "replace", killed)
         Tracker("hw5_export")
     assert finished_runs().empty
     with Tracker("hw5_export") as tracker:
@@ -379,7 +374,8 @@ def test_a_store_that_cannot_be_written_is_one_clear_error(made_store, tmp_path)
 def test_processes_that_start_together_share_a_store(tmp_path) -> None:
     code = f"""
 from pathlib import Path
-from modelcompression.tracking import RunRecord, Tracker
+from modelcompression.tracking.store import EXPERIMENT, RunRecord
+from modelcompression.tracking.tracker import Tracker
 with Tracker("hw9_together") as tracker:
     for index in range(4):
         tracker.log(RunRecord(str(index), {{"map50": 0.5}}, {{}}, {{}}, (Path({__file__!r}),)))
@@ -556,7 +552,7 @@ def test_a_sync_killed_in_the_middle_of_a_run_is_taken_up_again(line, server, mo
         tracker.log(record(tmp_path, "Two"))
     configure(monkeypatch, line.address)
     line.silent_before = UPLOAD
-    process = subprocess.Popen([sys.executable, "-m", "modelcompression.tracking", "sync"], cwd=tracking.ROOT)
+    process = subprocess.Popen([sys.executable, "-m", "modelcompression", "sync"], cwd=targets.ROOT)
     assert line.has_fallen_silent.wait(60)
     with pytest.raises(TrackingError, match="another sync is running"):
         sync()
@@ -622,16 +618,16 @@ def test_the_files_of_a_run_come_from_the_server_or_the_local_store(reachable, m
     logged = record(tmp_path)
     with Tracker("hw_remote") as tracker:
         remote = tracker.log(logged)
-    found = tracking.artifacts(remote, fetched)
+    found = history.artifacts(remote, fetched)
     assert [path.name for path in found] == sorted(path.name for path in logged.artifacts)
     assert {path.read_bytes() for path in found} == {path.read_bytes() for path in logged.artifacts}
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with Tracker("hw_local") as tracker:
         local = tracker.log(logged)
     configure(monkeypatch, reachable)
-    assert len(tracking.artifacts(local, tmp_path / "unused")) == len(logged.artifacts)
+    assert len(history.artifacts(local, tmp_path / "unused")) == len(logged.artifacts)
     with pytest.raises(TrackingError, match="out of reach"):
-        tracking.artifacts("0" * 32, fetched)
+        history.artifacts("0" * 32, fetched)
 
 
 # Command line
@@ -639,8 +635,8 @@ def test_the_files_of_a_run_come_from_the_server_or_the_local_store(reachable, m
 
 def command_line(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "modelcompression.tracking", *words],
-        cwd=tracking.ROOT, capture_output=True, text=True, check=False, timeout=60,
+        [sys.executable, "-m", "modelcompression", *words],
+        cwd=targets.ROOT, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 
 

@@ -34,8 +34,13 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from modelcompression import ROOT, files, runner, tracking
-from modelcompression.tracking import RECORD_ID, RunRecord, Tracker, TrackingError, finished_runs
+from modelcompression import ROOT, files, runner
+from modelcompression.tracking import store, targets
+from modelcompression.tracking.history import finished_runs
+from modelcompression.tracking.store import RECORD_ID, RunRecord
+from modelcompression.tracking.sync import sync
+from modelcompression.tracking.targets import TrackingError
+from modelcompression.tracking.tracker import Tracker
 
 sys.path.insert(0, str(ROOT / "results"))
 
@@ -51,13 +56,13 @@ TAGS = {
     **{"versions": "torch 2"},
 }
 TIMED = [*MILLISECONDS, *SPEEDUP]
-SILENCE = tracking.DEADLINE + 1  # seconds: longer than a notebook waits
+SILENCE = store.DEADLINE + 1  # seconds: longer than a notebook waits
 WAIT = 120  # seconds for any child process
 NOTEBOOK = "hw1_baseline"
 
 # Children are forked from a process that has imported everything: what is killed is work, not imports.
 children = get_context("forkserver")
-children.set_forkserver_preload(["__main__", "modelcompression.tracking"])
+children.set_forkserver_preload(["__main__", "modelcompression.tracking.tracker"])
 
 
 @dataclass
@@ -105,7 +110,7 @@ def is_whole(client: MlflowClient, run: Run) -> bool:
     """Does a finished run have everything that `experiment` gave it?"""
     name = run.info.run_name
     metrics, model = _expected(name)
-    with tempfile.TemporaryDirectory() as folder, suppress(OSError, tracking.MlflowException):
+    with tempfile.TemporaryDirectory() as folder, suppress(OSError, store.MlflowException):
         file = Path(client.download_artifacts(run.info.run_id, f"{name}.bin", folder))
         return (
             run.info.status == "FINISHED"
@@ -122,7 +127,7 @@ def is_whole(client: MlflowClient, run: Run) -> bool:
 def stored(uri: str, homework: str) -> tuple[list[Run], list[Run]]:
     """All runs of homeworks of this name in one store, of any status: parents, experiments."""
     client = MlflowClient(uri)
-    found = client.get_experiment_by_name(tracking.EXPERIMENT)
+    found = client.get_experiment_by_name(store.EXPERIMENT)
     runs = list(client.search_runs([found.experiment_id], max_results=10_000)) if found else []
     parents = [run for run in runs if run.info.run_name.startswith(homework)]
     ids = {run.info.run_id for run in parents}
@@ -178,7 +183,7 @@ def writers(folder: Path, server: str, processes: int = 8, runs: int = 20) -> To
         process.join(WAIT + 2 * processes * runs)
         toll.expect(process.exitcode == 0, f"a writer ended with {process.exitcode}")
     with environment(**variables):
-        local = tracking.local_target().uri
+        local = targets.local_target().uri
         for place, uri in {"local store": local, "server": server}.items():
             parents, experiments = stored(uri, homework)
             client = MlflowClient(uri)
@@ -279,7 +284,7 @@ def _table(root: Path) -> pd.DataFrame:
 def _check_killed(toll: Toll, root: Path, when: str) -> None:
     """The store opens, what had been logged is whole, what had not is not in the table."""
     with environment(**local_only(root / "store")):
-        target = tracking.local_target()
+        target = targets.local_target()
         try:
             finished = set(finished_runs()["run_id"])
             aggregate.regenerate(root, finished_runs())
@@ -337,7 +342,7 @@ def notebook_kills(folder: Path, seed: int = 0) -> Toll:
 
 def _smoke(store: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "modelcompression.runner", NOTEBOOK, "--smoke"],
+        [sys.executable, "-m", "modelcompression", "smoke", NOTEBOOK],
         cwd=ROOT, env=os.environ | local_only(store), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -466,14 +471,15 @@ def _row(name: str, version: int) -> dict[str, object]:
 def _packed(folder: Path) -> Callable[[int], None]:
     import torch
 
-    from modelcompression import packing
+    from modelcompression.packed import checkpoint
+    from modelcompression.packed.tensors import Grid
 
     model = torch.nn.Sequential(torch.nn.Conv2d(32, 64, 3))
 
     def write(version: int) -> None:
         symbols = np.random.default_rng(version).integers(-7, 8, (64, 32, 3, 3))
         exponents = np.zeros(64, np.int64)
-        packing.save(folder / "small.mcpk", model, {"0.weight": packing.Grid(symbols, exponents)})
+        checkpoint.save(folder / "small.mcpk", model, {"0.weight": Grid(symbols, exponents)})
 
     return write
 
@@ -579,7 +585,7 @@ def _log(homework: str, folder: Path, runs: int) -> None:
 
 def _sync() -> None:
     try:
-        tracking.main(["sync"])
+        sync()
     except TrackingError as error:
         sys.exit(f"error: {error}")
 

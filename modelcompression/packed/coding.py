@@ -32,6 +32,8 @@ from __future__ import annotations
 import constriction
 import numpy as np
 
+from ..errors import ModelCompressionError
+
 LARGEST = 40
 LIMIT = 2**30
 BLOCKS = 16
@@ -51,7 +53,7 @@ THRESHOLDS = _half_octaves(np.arange(-10, 7))
 RAW_THRESHOLDS = np.ldexp(RAW_FROM, np.arange(28))
 
 
-class CodingError(ValueError):
+class CodingError(ModelCompressionError, ValueError):
     """The bytes are no coded matrix of that shape, or the integers are too large."""
 
 

@@ -25,23 +25,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .rounding import (
-    Factor,
-    Statistics,
-    convolutions,
-    damped,
-    inverse_factor,
-    left_over,
-    with_feedback,
-    worth,
-)
+from ..errors import ModelCompressionError
+from ..network import convolutions
+from .rounding import with_feedback
+from .sensitivity import Factor, Statistics, damped, inverse_factor, left_over, worth
 
 ATTEMPTS = 40  # at the price of :func:`one_pass`
 Weights = Mapping[str, torch.Tensor]
 Pattern = Callable[[Mapping[str, torch.Tensor], float], dict[str, torch.Tensor]]
 
 
-class PruningError(ValueError):
+class PruningError(ModelCompressionError, ValueError):
     """Weights, statistics and the wish do not go together; the message says how."""
 
 
@@ -70,13 +64,10 @@ def insert(model: nn.Module, weights: Weights) -> nn.Module:
     return model
 
 
-def sparsity(weights: Weights) -> float:
+def share_of_zeros(weights: Weights) -> float:
     """Share of exact zeros among all weights."""
     total = sum(weight.numel() for weight in weights.values())
     return sum(int((weight == 0).sum()) for weight in weights.values()) / total
-
-
-# --- which weights ----------------------------------------------------------------------------
 
 
 def one_pass(
@@ -92,9 +83,9 @@ def one_pass(
 
     Args:
         weights: by layer (rows, n).
-        statistics: of :func:`.rounding.collect`.
+        statistics: of :func:`.sensitivity.collect`.
         share: of zeros among all weights, 0…1.
-        factors: of :func:`.rounding.inverse_factor`, if they are known already.
+        factors: of :func:`.sensitivity.inverse_factor`, if they are known already.
 
     Returns:
         by layer (rows, n) float64.
@@ -113,7 +104,7 @@ def one_pass(
     prices, aim = torch.cat(unchanged).sort().values, share
     for _ in range(ATTEMPTS):
         found = pruned(float(prices[min(round(aim * len(prices)), len(prices) - 1)]))
-        missed = share - sparsity(found)
+        missed = share - share_of_zeros(found)
         if abs(missed) < 0.002:
             break
         aim = min(1.0, max(0.0, aim + missed))
@@ -148,7 +139,7 @@ def prune(
 
     Args:
         weights: by layer (rows, n).
-        statistics: of :func:`.rounding.collect`.
+        statistics: of :func:`.sensitivity.collect`.
         shares: of zeros among all weights after each round, ascending.
         kept: where to start from: by layer (rows, n) bool; all by default.
         pattern: costs and share → what is kept; single weights by default, see :func:`cheapest`.
@@ -193,9 +184,6 @@ def refit(weight: torch.Tensor, kept: torch.Tensor, statistics: Statistics, cost
         if costs:
             cost[rows, columns] = found.square() / torch.cholesky_inverse(root).diagonal()
     return Refit(fitted.double(), cost.double() * worth(statistics)[:, None])
-
-
-# --- patterns ---------------------------------------------------------------------------------
 
 
 def cheapest(costs: Weights, share: float) -> dict[str, torch.Tensor]:
@@ -285,13 +273,10 @@ def _blocked(matrix: torch.Tensor, rows: int, inputs: int, kernel: int) -> torch
     return matrix.reshape(matrix.shape[0] // rows, rows, channels // inputs, inputs, kernel)
 
 
-# --- shares by rule ---------------------------------------------------------------------------
-
-
 def lamp(weights: Weights) -> dict[str, torch.Tensor]:
     """Scores to remove weights by across layers: w² over the sum of those in the layer not smaller.
 
-    Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning", eq. 4.
+    Lee et al. 2021, "Layer-adaptive share_of_zeros for the magnitude-based pruning", eq. 4.
     """
     found = {}
     for name, weight in weights.items():

@@ -19,19 +19,20 @@ from typing import TypeVar
 import cloudpickle
 from joblib import Parallel, cpu_count, delayed, parallel_config
 
-from .assets import AssetError, Sample
-from .detector import Detector, DetectorError
+from ..assets import Sample
+from ..detector import Detector, DetectorError
+from ..errors import ModelCompressionError
+from ..fetch import AssetError
 
 SHARD = 32  # images that a process takes at a time, and that are done again if it dies
 WORTH_A_PROCESS = 500  # images: to start one takes as long as to evaluate a hundred
 PATIENCE = 10  # seconds until a scheduler or its workers count as missing
-
 T = TypeVar("T")
 Work = Callable[[Detector, Sequence[Sample]], T]
 _one_at_a_time = threading.Lock()  # no detector is made for two threads; its own fill the cores
 
 
-class ClusterError(RuntimeError):
+class ClusterError(ModelCompressionError, RuntimeError):
     """The Dask cluster that ``DASK_SCHEDULER_ADDRESS`` names cannot be used; the message says what to do."""
 
 

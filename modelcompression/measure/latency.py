@@ -12,18 +12,16 @@ of its time). So the allocator is told to keep what is freed: the best case of e
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
-from .accuracy import Interval
-from .detector import Detector
+from ..detector import Detector
+from .intervals import Interval
 
 WARM_UPS = 5
 
@@ -52,18 +50,6 @@ class Comparison:
     baseline: Timing
     variant: Timing
     speedup: Interval
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """The processor: its name, its best instruction set for neural networks, its logical cores."""
-
-    name: str
-    isa: str
-    cores: int
-
-    def __str__(self) -> str:
-        return f"{self.name}, {self.isa}, {self.cores} cores"
 
 
 def time_pairs(
@@ -123,22 +109,3 @@ def keep_freed_memory(keep: bool = True) -> None:
     )
     for option, value in options.items():
         ctypes.CDLL(None).mallopt(option, value)
-
-
-@cache
-def cpu() -> Cpu:
-    """The CPU of this machine (asking takes about a second, once)."""
-    import cpuinfo
-
-    facts = cpuinfo.get_cpu_info()
-    flags = set(facts.get("flags", []))
-    classes = {
-        "AMX": {"amx_tile", "amx_int8"},
-        "AVX-512 VNNI": {"avx512_vnni", "avx512vnni"},
-        "AVX-VNNI": {"avx_vnni"},
-        "AVX-512": {"avx512f"},
-        "AVX2": {"avx2"},
-        "NEON": {"asimd", "neon"},
-    }
-    isa = next((name for name, needed in classes.items() if flags & needed), facts.get("arch", "?"))
-    return Cpu(facts.get("brand_raw", "unknown CPU"), isa, os.cpu_count() or 1)

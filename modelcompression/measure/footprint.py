@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .detector import DetectorError
+from ..detector import DetectorError
+from ..packed import container
+from ..subject import PARAMETERS
 
 MEGABYTE = 2**20
-PARAMETERS = 3_151_904  # of YOLOv8n with BatchNorm folded
 
 
 def shipped(path: Path | str) -> list[Path]:
@@ -78,15 +79,14 @@ def _torch_weights(model: Any) -> Iterator[np.ndarray]:
 
 
 def _checkpoint_weights(path: Path) -> Iterator[np.ndarray]:
-    from .detector import load_yolo
+    from ..detector import load_yolo
 
     return _torch_weights(load_yolo(path))
 
 
 def _packed_weights(path: Path) -> Iterator[np.ndarray]:
-    from . import packing
 
-    return (value for value in packing.read(path).values() if value.ndim == 4)
+    return (value for value in container.read(path).values() if value.ndim == 4)
 
 
 def _onnx_weights(path: Path) -> Iterator[np.ndarray]:

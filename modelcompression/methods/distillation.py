@@ -1,6 +1,6 @@
 """Repair by distillation: a compressed model learns to detect what the original detects. No labels.
 
-The loss is :func:`.rounding.distance`, the divergence between both models' detections (Hinton et al. 2015,
+The loss is :func:`.distance.distance`, the divergence between both models' detections (Hinton et al. 2015,
 https://arxiv.org/abs/1503.02531, with the box distributions of Li et al. 2020). A few hundred photographs are
 soon known by heart, so they are seen in mosaics, at random scales, mirrored and in changed colours.
 """
@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .channels import sources
-from .rounding import convolutions, distance
+from ..errors import ModelCompressionError
+from ..network import convolutions, sources
+from .distance import distance
 
 WARM_UP = 20
 REMEMBERED = 24  # batches
@@ -29,7 +30,7 @@ COLOUR = 0.2
 GREY = 114
 
 
-class DistillationError(ValueError):
+class DistillationError(ModelCompressionError, ValueError):
     """Distillation cannot start; the message says why."""
 
 

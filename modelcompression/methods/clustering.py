@@ -12,15 +12,17 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from .packing import exponents, steps
-from .rounding import Factor, Statistics, descend, effective_sensitivity, feedback
+from ..errors import ModelCompressionError
+from ..grid import nearest_exponents, step_sizes
+from .rounding import descend, feedback
+from .sensitivity import Factor, Statistics, effective_sensitivity
 
 CELLS = 512
 SWEEPS = 2
 SMALLEST_SENSITIVITY = 1e-3  # of its layer's mean: a channel nobody listens to still gets a finite step
 
 
-class ClusteringError(ValueError):
+class ClusteringError(ModelCompressionError, ValueError):
     """Values cannot be clustered as asked; the message says why."""
 
 
@@ -114,7 +116,7 @@ def sensitivity_exponents(
     found = {name: effective_sensitivity(statistics[name], factors[name]) for name in statistics}
     found = {n: s.clamp(min=float(s.mean()) * SMALLEST_SENSITIVITY + 1e-30) for n, s in found.items()}
     mean = torch.cat(list(found.values())).log().mean().exp()
-    return {name: exponents(scale * (s / mean).numpy() ** -power) for name, s in found.items()}
+    return {name: nearest_exponents(scale * (s / mean).numpy() ** -power) for name, s in found.items()}
 
 
 def round_for_bytes(
@@ -127,14 +129,14 @@ def round_for_bytes(
     Args:
         weight: (rows, n).
         hessian: (n, n).
-        factor: of :func:`.rounding.inverse_factor`.
-        step_exponents: (rows,), see :func:`.packing.steps`.
+        factor: of :func:`.sensitivity.inverse_factor`.
+        step_exponents: (rows,), see :func:`.grid.step_sizes`.
         thrift: 0 ignores what symbols cost; 1 follows high-rate theory.
 
     Returns:
         (rows, n) int64.
     """
-    column = torch.from_numpy(steps(step_exponents)).double()
+    column = torch.from_numpy(step_sizes(step_exponents)).double()
     symbols = feedback(weight, column, factor)
     if thrift:
         symbols = feedback(weight, column, factor, price=thrift * price(symbols))

@@ -23,12 +23,14 @@ import torch
 from torch import nn
 from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect
 
-from .rounding import Statistics, convolutions, damped, worth
+from ..errors import ModelCompressionError
+from ..network import convolutions, resize, sources
+from .sensitivity import Statistics, damped, worth
 
 STAGES = 4
 
 
-class ChannelError(ValueError):
+class ChannelError(ModelCompressionError, ValueError):
     """The wish cannot be carried out on this model; the message says why."""
 
 
@@ -99,12 +101,6 @@ def _readers(layers: nn.Sequential, index: int) -> list[tuple[str, int]]:
     return found
 
 
-def sources(layer: nn.Module) -> list[int]:
-    """Numbers of the layers that a layer reads; ultralytics writes -1 for the one before."""
-    listed = [layer.f] if isinstance(layer.f, int) else layer.f
-    return [layer.i - 1 if source == -1 else source for source in listed]
-
-
 def _width(layers: nn.Sequential, index: int) -> int:
     """Output channels of a layer."""
     layer = layers[index]
@@ -136,15 +132,12 @@ def multiplications(model: nn.Module, size: int = 640) -> int:
     return sum(where[name] * module.weight.numel() for name, module in convolutions(model).items())
 
 
-# --- narrowing --------------------------------------------------------------------------------
-
-
 class Narrowing:
     """Takes channels from a model where they cost least for the multiplications they save.
 
     Args:
         model: as for :func:`groups`; it is not changed.
-        statistics: of :func:`.rounding.collect`.
+        statistics: of :func:`.sensitivity.collect`.
         unit: channels that go together, a multiple of four. Runtimes compute in vectors of 8 or 16 channels,
             so less than a whole one saves nothing.
     """
@@ -249,10 +242,3 @@ class Narrowing:
         matrix = torch.zeros_like(weight.flatten(1), dtype=torch.float64)
         matrix[:, columns] = fitted
         return matrix.to(weight.dtype).reshape(weight.shape)
-
-
-def resize(module: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Give a convolution other weights, possibly of other channel numbers."""
-    module.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    module.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
-    module.out_channels, module.in_channels = weight.shape[:2]

@@ -10,13 +10,12 @@ import openvino
 from IPython.utils.capture import capture_output
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-from .accuracy import letterbox, to_batch
-from .assets import ImageSet
+from ..assets import ImageSet
+from ..images import letterbox, to_batch
 
 # Boxes in pixels and scores in 0…1 must not share a range (homework 2), and in float the expected distances
 # ("dfl") lose nothing on packed weights either (homework 4). Both are a small part of the pass.
 FLOAT_END = r"^/model\.22/(?!cv2|cv3)|^output0$"
-
 nncf.set_log_level(logging.ERROR)
 
 

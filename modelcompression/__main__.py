@@ -1,0 +1,5 @@
+"""``python -m modelcompression`` is the command ``modelcompression``."""
+
+from .cli import main
+
+main()

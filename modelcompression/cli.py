@@ -1,0 +1,170 @@
+"""One command for everything: ``modelcompression --help``.
+
+Errors that the user can put right are one line and exit status 1, a wrong command line is exit status 2.
+Each command imports what it needs when it runs: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+from .errors import ModelCompressionError
+from .terminal import forgive_encoding, one_line
+
+
+class _Failure(click.ClickException):
+    def show(self, file: Any = None) -> None:
+        print(f"error: {self.format_message()}", file=sys.stderr)  # click would turn ASCII into UTF-8
+
+
+class _Commands(click.Group):
+    """Commands in the order in which they are written; what the user can put right is no traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ModelCompressionError, OSError) as error:
+            raise _Failure(one_line(error)) from None
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from .machine import commit, cpu, versions
+
+    click.echo(f"modelcompression {__version__}, commit {commit() or 'unknown'}")
+    click.echo(f"CPU       {cpu()}")
+    click.echo(f"versions  {versions()}")
+    ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+              help="Version, commit, CPU and packages: what a report of a problem needs.")  # fmt: skip
+def cli() -> None:
+    """Make a detector smaller and faster, and know that it worked."""
+
+
+def _command(example: str, **settings: Any) -> Callable:
+    """A command whose help ends with an example."""
+    return cli.command(epilog=f"Example: modelcompression {example}", **settings)
+
+
+HOMEWORK = click.argument("homework")
+
+
+@_command("run hw5_export/fastest")
+@HOMEWORK
+def run(homework: str) -> None:
+    """Execute the notebooks of HOMEWORK, log their runs, regenerate the tables.
+
+    HOMEWORK is a folder (hw5_export), one notebook in it (hw5_export/fastest), or all.
+    """
+    from . import runner
+
+    runner.run(homework)
+
+
+@_command("publish hw4_clustering")
+@HOMEWORK
+def publish(homework: str) -> None:
+    """Execute like run, and replace the committed notebooks by the executed ones."""
+    from . import runner
+
+    runner.run(homework, publishing=True)
+
+
+@_command("smoke hw2_quantization")
+@click.argument("homework", default="all")
+def smoke(homework: str) -> None:
+    """Execute notebooks on a handful of images; no table changes."""
+    from . import runner
+
+    runner.run(homework, smoke=True)
+
+
+@_command("new hw7_example")
+@HOMEWORK
+def new(homework: str) -> None:
+    """Start a homework: its notebook, its test, a line in both READMEs."""
+    from . import ROOT
+    from .skeleton import create
+
+    for path in create(homework):
+        click.echo(path.relative_to(ROOT))
+
+
+@_command("assets")
+def assets() -> None:
+    """Find or fetch weights and photographs, and say where they are."""
+    from .assets import SOURCES, image_set
+    from .fetch import UnreachableError
+    from .subject import weights
+
+    click.echo(f"weights            {weights()}")
+    try:
+        for name in SOURCES:
+            found = image_set(name)
+            click.echo(f"{name:18} {len(found)} images, {found.samples[0].path.parent}")
+    except UnreachableError as error:
+        click.echo(f"{error}\nEverything still runs on the demo photos.", err=True)
+
+
+@_command("recommend --threads 4")
+@click.option("--threads", type=click.IntRange(1), default=None, help="Threads of every runtime.  [2]")
+def recommend(threads: int | None) -> None:
+    """Which published model is best on this CPU? Times each against the original."""
+    from . import recommend as recommending
+
+    recommending.recommend(threads)
+
+
+@_command("inspect small.mcpk")
+@click.argument("file", type=click.Path(path_type=Path))
+def inspect(file: Path) -> None:
+    """What takes how many bytes in a packed checkpoint."""
+    from .packed import checkpoint
+
+    click.echo(checkpoint.inspect(file).to_string(index=False, na_rep=""))
+
+
+@_command("sync")
+def sync() -> None:
+    """Send runs kept in the local store to the tracking server."""
+    from .tracking.sync import sync as send
+    from .tracking.targets import resolve_target
+
+    sent = send()
+    click.echo(f"{sent} experiment(s) sent to {resolve_target().description}")
+
+
+@_command("where")
+def where() -> None:
+    """Where do runs go?"""
+    from .tracking.targets import resolve_target
+
+    click.echo(resolve_target().description)
+
+
+@_command("ui --port 5001")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def ui(port: int) -> None:
+    """Look at the local runs in a browser."""
+    from .tracking.ui import show
+
+    show(port)
+
+
+def main() -> None:
+    """The entry point."""
+    forgive_encoding()
+    cli(prog_name="modelcompression")

@@ -1,0 +1,67 @@
+"""How does a photograph become a batch? Letterbox or rectangle, planes or pixels, and boxes back again."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .detector import Detector
+from .fetch import AssetError
+
+PADDING_GREY = 114
+
+
+@lru_cache(maxsize=1024)
+def letterbox(path: Path, size: int, square: bool = True) -> tuple[np.ndarray, float, tuple[int, int]]:
+    """Decode an image file and ``fit`` it. Cached: every experiment looks at the same photographs.
+
+    Raises:
+        AssetError: the file cannot be decoded.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise AssetError(f"{path} cannot be decoded as an image: replace or remove it")
+    canvas, scale, offset = fit(image, size, square)
+    canvas.flags.writeable = False
+    return canvas, scale, offset
+
+
+def fit(image: np.ndarray, size: int, square: bool = True) -> tuple[np.ndarray, float, tuple[int, int]]:
+    """Scale the long side of (H, W, 3) uint8 pixels to ``size``, pad the short side with grey.
+
+    Rounds as ultralytics' dataset does.
+
+    Args:
+        square: pad to ``size``, or only to the next multiple of 32, the network's largest stride.
+
+    Returns:
+        pixels (height, width, 3), the scale factor, and the padding (left, top) in pixels.
+    """
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    new_width, new_height = (min(int(np.ceil(x * scale)), size) for x in (width, height))
+    if scale != 1:
+        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    full_width, full_height = (size if square else -(-x // 32) * 32 for x in (new_width, new_height))
+    left, top = round((full_width - new_width) / 2 - 0.1), round((full_height - new_height) / 2 - 0.1)
+    canvas = np.full((full_height, full_width, 3), PADDING_GREY, np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = image
+    return canvas, scale, (left, top)
+
+
+def to_batch(*images: np.ndarray) -> np.ndarray:
+    """Stack (H, W, 3) uint8 RGB images into a (N, 3, H, W) float32 batch with values in 0…1."""
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2), dtype=np.float32) / 255
+
+
+def prepared(detector: Detector, *images: np.ndarray) -> np.ndarray:
+    """Stack (H, W, 3) uint8 RGB images into what a detector takes: pixels, or ``to_batch`` of them."""
+    return np.stack(images) if detector.takes_pixels else to_batch(*images)
+
+
+def to_original(boxes: np.ndarray, scale: float, offset: tuple[int, int]) -> np.ndarray:
+    """Map (n, 4) x1, y1, x2, y2 boxes from letterbox pixels to those of the original image."""
+    return (boxes - [*offset, *offset]) / scale

@@ -1,0 +1,28 @@
+"""The network as PyTorch holds it: its convolutions, which layer reads which, and other widths for one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """The convolutions with learnt weights: all but the constant one that decodes box distances."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and not name.endswith("dfl.conv")
+    }
+
+
+def sources(layer: nn.Module) -> list[int]:
+    """Numbers of the layers that a layer reads; ultralytics writes -1 for the one before."""
+    listed = [layer.f] if isinstance(layer.f, int) else layer.f
+    return [layer.i - 1 if source == -1 else source for source in listed]
+
+
+def resize(module: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Give a convolution other weights, possibly of other channel numbers."""
+    module.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    module.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+    module.out_channels, module.in_channels = weight.shape[:2]

@@ -1,0 +1,78 @@
+"""What has been measured? Finished runs of the configured target as a table, and their files."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from .store import RECORD_ID, SERVER_ERRORS, SYNCED_TO, Store, is_finished, local_runs, patience, reason, warn
+from .targets import Target, TrackingError, local_target, resolve_target
+
+
+def finished_runs(target: Target | None = None) -> pd.DataFrame:
+    """Every finished experiment, in the order they finished.
+
+    Where the target is a server, local runs that it does not have yet are included; if it cannot be
+    reached, a warning is printed and only local ones are returned.
+
+    Returns:
+        Columns ``run_id``, ``experiment``, ``start_time``, ``end_time`` (UTC), and one for each metric,
+        parameter and tag: ``metrics.map50``, ``params.bits``, ``tags.cpu``. Numbers are floats, all else
+        strings.
+
+    Raises:
+        TrackingError: the local store cannot be opened.
+    """
+    target = target or resolve_target()
+    runs = local_runs(target) if target.is_local else _everywhere(target)
+    rows = [_row(run) for run in runs if is_finished(run) and MLFLOW_PARENT_RUN_ID in run.data.tags]
+    columns = ["run_id", "experiment", "start_time", "end_time"]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    return table.sort_values("end_time", kind="stable", ignore_index=True)
+
+
+def artifacts(run_id: str, folder: Path) -> list[Path]:
+    """The files that were logged with a run; those on a server are fetched into ``folder``.
+
+    Raises:
+        TrackingError: neither the target nor the local store has the run, or its files are gone.
+    """
+    for target in dict.fromkeys([resolve_target(), local_target()]):
+        store = Store(target)
+        try:
+            if target.is_local:
+                return store.files(store.client.get_run(run_id))
+            store._ask(partial(store.client.download_artifacts, run_id, "", str(folder)))
+            return sorted(folder.iterdir())
+        except SERVER_ERRORS:
+            continue
+    raise TrackingError(f"the files of run {run_id} are out of reach")
+
+
+def _everywhere(server: Target) -> list[Run]:
+    local = local_runs(local_target())
+    store = Store(server)
+    try:
+        with patience(store):
+            remote = store.runs()
+    except SERVER_ERRORS as error:
+        warn(f"{server.description} {reason(error)}; only runs of {local_target().description} are read")
+        return local
+    there = {run.data.tags[RECORD_ID] for run in remote if is_finished(run)}
+    return remote + [
+        run
+        for run in local
+        if run.data.tags.get(SYNCED_TO) != server.uri and run.data.tags[RECORD_ID] not in there
+    ]
+
+
+def _row(run: Run) -> dict[str, object]:
+    start, end = (pd.to_datetime(t, unit="ms", utc=True) for t in (run.info.start_time, run.info.end_time))
+    row = {"run_id": run.info.run_id, "experiment": run.info.run_name, "start_time": start, "end_time": end}
+    for kind in ("metrics", "params", "tags"):
+        row |= {f"{kind}.{key}": value for key, value in getattr(run.data, kind).items()}
+    return row
