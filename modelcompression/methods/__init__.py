@@ -3,5 +3,5 @@
 * :func:`.sensitivity.collect`: what an error of each weight costs the detections, for all that follow;
 * :func:`.rounding.feedback`, :func:`.pruning.prune`, :class:`.channels.Narrowing`: bits, zeros, channels;
 * :func:`.quantization.int8` and :func:`.lean.lean`: a faster graph for OpenVINO;
-* :func:`.distance.Reference`: how far have the detections moved?
+* :func:`.healing.heal`: training that mends what compression broke, measured by :func:`.distance.distance`.
 """
