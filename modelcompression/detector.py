@@ -16,8 +16,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from .errors import ModelCompressionError
+from .machine import cpu
 
 CHANNELS = 84
+STRIDES = (8, 16, 32)
 PROBE = (1, 3, 64, 64)
 
 
@@ -29,13 +31,16 @@ class Detector(Protocol):
     """What every runtime offers.
 
     ``execution_precision`` is the number format the CPU computes in, which need not be the one that
-    the file stores.
+    the file stores. ``strides`` are the pixels a side of a cell at each scale; a detector that ``stretches``
+    was trained on photographs stretched to its input, not padded.
     """
 
     runtime: str
     execution_precision: str
     threads: int
     takes_pixels: bool
+    stretches: bool
+    strides: tuple[int, ...]
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """What ``images.prepared`` makes of images → (N, 84, anchors) float32, a copy the caller owns."""
@@ -55,6 +60,8 @@ class TorchDetector:
 
     runtime = "PyTorch"
     takes_pixels = False
+    stretches = False
+    strides = STRIDES
 
     def __init__(
         self, source: Path | Any, threads: int = 2, channels_last: bool = False, precision: str = "f32"
@@ -87,6 +94,9 @@ class TorchDetector:
 class FromFile:
     """Travels to other processes as its constructor's arguments: they read the same file there."""
 
+    stretches = False
+    strides = STRIDES
+
     def __new__(cls, path: Path | str, *arguments: Any, **named: Any) -> Self:
         self = super().__new__(cls)
         self._constructor = partial(cls, Path(path).absolute(), *arguments, **named)
@@ -100,14 +110,15 @@ class OnnxDetector(FromFile):
     """An ``.onnx`` file under ONNX Runtime's CPU provider.
 
     Args:
-        exact: add up INT8 products without saturation on CPUs that lack VNNI, too, at some of the speed;
-            without it, the same file detects worse there. Makes no difference to other CPUs and files.
+        exact: add up INT8 products by instructions that cannot saturate, at some of the speed. None: only
+            where the CPU's fastest ones do (`machine.Cpu.saturates`) and the same file would detect worse;
+            on other CPUs it changes no output and only costs time.
     """
 
     runtime = "ONNX Runtime"
     takes_pixels = False
 
-    def __init__(self, path: Path | str, threads: int = 2, exact: bool = True) -> None:
+    def __init__(self, path: Path | str, threads: int = 2, exact: bool | None = None) -> None:
         ort = library("onnxruntime")
         self.threads = positive(threads)
         self.path = existing(path)
@@ -115,7 +126,8 @@ class OnnxDetector(FromFile):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
+        self.exact = cpu().saturates if exact is None else exact
+        options.add_session_config_entry("session.x64quantprecision", "1" if self.exact else "0")
         try:
             self.session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -251,7 +263,7 @@ def try_out(detector: Detector, name: str, shape: Sequence[int | None] = (None,)
     if len(shape) != 4 or shape[1] not in (3, None):
         raise DetectorError(f"{name} takes an input of shape {tuple(shape)}, not (N, 3, H, W)")
     batch, _, height, width = (given or free for given, free in zip(shape, PROBE, strict=True))
-    anchors = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
+    anchors = sum(-(-height // stride) * -(-width // stride) for stride in detector.strides)
     size = f"{batch}×3×{height}×{width}"
     try:
         grey = np.full((batch, 3, height, width), 0.5, np.float32)

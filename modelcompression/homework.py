@@ -25,12 +25,13 @@ from . import ROOT, figures
 from .assets import report_and_calibration
 from .detector import Detector, try_out
 from .errors import ModelCompressionError
-from .images import letterbox, prepared, to_batch
+from .images import letterbox, prepared, seen, to_batch
 from .machine import commit, cpu, versions
 from .measure.accuracy import Evaluation, evaluate
 from .measure.footprint import bits_per_weight, size_mb, sparsity
 from .measure.intervals import Interval, paired_bootstrap
 from .measure.latency import Comparison, time_pairs
+from .subject import PARAMETERS
 from .tracking.store import RunRecord
 from .tracking.targets import resolve_target
 from .tracking.tracker import Tracker
@@ -96,6 +97,7 @@ class Homework:
         log: bool = True,
         size: int = INPUT_SIZE,
         square: bool = True,
+        parameters: int = PARAMETERS,
     ) -> Measurement:
         """Evaluate on both image sets, time against the baseline, size, and log one experiment.
 
@@ -107,6 +109,7 @@ class Homework:
             size: long side of the detector's input; the baseline keeps its own, 640.
             square: False pads photographs to rectangles (``letterbox``) and times the median
                 photograph of the report set instead of one square.
+            parameters: of the network before it was compressed; one that is not YOLOv8n has its own.
         """
         baseline = self._baseline_for(experiment, detector)
         try_out(detector, experiment, (1, 3, size, size))
@@ -117,13 +120,14 @@ class Homework:
             delta = paired_bootstrap(report, baseline.report, self.resamples)
         reference = baseline.detector if baseline else detector
         timing = time_pairs(reference, detector, self.batches(detector, size, square), self.pairs)
-        metrics = _metrics(report, calibration, timing, ships)
+        metrics = _metrics(report, calibration, timing, ships, parameters)
         if baseline and delta:
             metrics |= _relative_metrics(metrics, delta, timing, baseline)
         found = Measurement(experiment, detector, report, calibration, delta, timing, metrics)
         self.measurements[experiment] = found
         if log:
-            shape = {"input_size": size, "input_shape": "square" if square else "rectangle"}
+            form = "stretched" if detector.stretches else "square" if square else "rectangle"
+            shape = {"input_size": size, "input_shape": form}
             self._log(found, ships, shape | dict(params or {}))
         print(_sentence(found))
         return found
@@ -149,7 +153,7 @@ class Homework:
         return [
             (
                 to_batch(letterbox(sample.path, INPUT_SIZE)[0]),
-                prepared(detector, letterbox(sample.path, size, square)[0]),
+                prepared(detector, seen(detector, sample.path, size, square)[0]),
             )
             for sample in chosen
         ]
@@ -239,7 +243,11 @@ class Homework:
 
 
 def _metrics(
-    report: Evaluation, calibration: Evaluation, timing: Comparison, ships: Sequence[Path | str]
+    report: Evaluation,
+    calibration: Evaluation,
+    timing: Comparison,
+    ships: Sequence[Path | str],
+    parameters: int,
 ) -> dict[str, float]:
     return {
         "images": len(report.images),
@@ -255,7 +263,7 @@ def _metrics(
         "latency_p90_ms": timing.variant.p90,
         "size_mb": size_mb(ships),
         "sparsity": sparsity(ships[0]),
-        "bits_per_weight": bits_per_weight(ships),
+        "bits_per_weight": bits_per_weight(ships, parameters),
     }
 
 
