@@ -16,7 +16,7 @@ BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive LOKY_MAX_CPU_COUNT=1
 RUN := $(BIN)/python -m modelcompression
 
-.PHONY: help run publish smoke homework check test release torture table gallery recommend sync ui assets lint clean
+.PHONY: help run publish smoke homework check test release torture table gallery recommend confirm sync ui assets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -65,6 +65,9 @@ gallery: .venv/run.stamp  ## redraw the gallery of detections from the runs that
 
 recommend: .venv/run.stamp  ## which published model is best on this CPU: times them for two minutes
 	$(RUN) recommend
+
+confirm: .venv/run.stamp  ## the winners again, on 1,000 photographs and in fresh processes
+	$(RUN) confirm
 
 sync: .venv/run.stamp  ## send runs kept in the local store to the tracking server
 	$(RUN) sync

@@ -7,6 +7,7 @@ All folders have the same layout::
     coco-val/images/val2017/*.jpg          coco-val/labels/val2017/*.txt
     coco128/images/train2017/*.jpg         coco128/labels/train2017/*.txt
     coco-train-extra/images/*.jpg
+    coco-val-more/…                        as coco-val; photographs of val2017 may lie in either
 
 A photo without a label file there takes its boxes from the package (``modelcompression/coco``).
 With no COCO image in reach, ``image_set("demo")`` offers photographs that the installed packages
@@ -73,10 +74,16 @@ class _Source:
     split: str
     labelled: bool
     url: str
+    beside: str | None = None  # another folder of photographs of the same split
+
+    def places(self, kind: str) -> list[Path]:
+        """Folders that may hold ``images`` or ``labels``, in the order in which they are searched."""
+        folders = [self.folder, self.beside] if self.beside else [self.folder]
+        return [root / folder / kind / self.split for root in roots() for folder in folders]
 
 
 SOURCES = {
-    "coco-val": _Source("coco-val", "val2017", True, f"{IMAGES_URL}/val2017"),
+    "coco-val": _Source("coco-val", "val2017", True, f"{IMAGES_URL}/val2017", beside="coco-val-more"),
     "coco128": _Source("coco128", "train2017", True, f"{IMAGES_URL}/train2017"),
     "coco-train-extra": _Source("coco-train-extra", "", False, f"{IMAGES_URL}/train2017"),
 }
@@ -111,8 +118,9 @@ def image_set(name: str, n: int | None = None, progress: bool = True) -> ImageSe
 
     Args:
         name: ``coco-val``, ``coco128``, ``coco-train-extra`` or ``demo``.
-        n: how many images, the first ones; None: all that the package lists. For ``coco-val`` up to
-            5,000: after the listed 281 come the others of val2017 in order of their ids.
+        n: how many images, the first ones; None: all of the list of that name. For ``coco-val`` up to
+            5,000: after its 281 come the 719 listed as ``coco-val-more``, which have the class
+            frequencies of val2017 with them, then the others of val2017 in order of their ids.
 
     Raises:
         AssetError: unknown name, ``n`` out of range, images neither here nor reachable, a changed
@@ -127,13 +135,16 @@ def image_set(name: str, n: int | None = None, progress: bool = True) -> ImageSe
     if name == "demo":
         return ImageSet(name, tuple(_demo_samples(entries[:n])))
     source = SOURCES[name]
-    listed = len(entries)
+    more_than_usual = n is not None and n > len(entries)
     try:
-        extra = _rest_of_val(entries, n - listed) if n and n > listed else []
-        entries = [*entries[:n], *extra]
+        if more_than_usual:
+            entries += listing("coco-val-more")
+            if n > len(entries):
+                entries += _rest_of_val(entries, n - len(entries))
+        entries = entries[:n]
         paths = _locate(source, entries, progress)
     except UnreachableError as error:
-        if n and n > listed:  # an explicit wish, not to be answered with fewer images
+        if more_than_usual:  # an explicit wish, not to be answered with fewer images
             raise AssetError(str(error)) from None
         raise
     return ImageSet(name, tuple(_samples(source, entries, paths)))
@@ -211,7 +222,7 @@ def _locate(source: _Source, entries: list[dict], progress: bool) -> list[Path]:
     """Paths of all images; what no folder holds is fetched, after one quick test of the server."""
     found: list[Path | None] = []
     for entry in entries:
-        places = (root / source.folder / "images" / source.split / entry["file"] for root in roots())
+        places = (folder / entry["file"] for folder in source.places("images"))
         found.append(next((place for place in places if place.is_file()), None))
     missing = [entry for entry, path in zip(entries, found, strict=True) if path is None]
     if missing:
@@ -282,8 +293,7 @@ def _samples(source: _Source, entries: list[dict], paths: list[Path]) -> Iterato
     for entry, path in zip(entries, paths, strict=True):
         boxes: list[list[float]] = []
         if source.labelled:
-            folders = [root / source.folder / "labels" / source.split for root in roots()]
-            files = [(folder / path.name).with_suffix(".txt") for folder in folders]
+            files = [(folder / path.name).with_suffix(".txt") for folder in source.places("labels")]
             file = next((file for file in files if file.is_file()), None)
             boxes = read_labels(file) if file else entry.get("boxes", [])
         yield _sample(path, boxes, entry)

@@ -128,6 +128,25 @@ def recommend(threads: int | None) -> None:
     recommending.recommend(threads)
 
 
+@_command("confirm 'INT8, lean graph' small.mcpk")
+@click.argument("models", nargs=-1)
+@click.option("--images", type=click.IntRange(1000, 5000), default=1000, show_default=True,
+              help="Photographs of val2017.")  # fmt: skip
+@click.option("--smoke", is_flag=True, help="A handful of photographs, for smoke runs.")
+@click.option("--json", "target", type=click.Path(path_type=Path, dir_okay=False),
+              help="Also write what was found to this file.")  # fmt: skip
+def confirm(models: tuple[str, ...], images: int, smoke: bool, target: Path | None) -> None:
+    """Do the winners hold on more photographs and in fresh processes? Adds the answer to their runs.
+
+    MODELS are experiments of the tracking store, or packed checkpoints (.mcpk), which need no run. Without
+    any, it is the models of this CPU that are recommended, their opponents, and the first table's: about two
+    minutes each. What was found is kept: a killed confirmation goes on where it was.
+    """
+    from . import confirm as confirming
+
+    confirming.confirm(models, images, smoke, target)
+
+
 @_command("inspect small.mcpk")
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:

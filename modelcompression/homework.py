@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,19 @@ import pandas as pd
 from IPython.display import Markdown
 
 from . import ROOT, figures
-from .assets import report_and_calibration
+from .assets import ImageSet, image_set, report_and_calibration
 from .detector import Detector, try_out
 from .errors import ModelCompressionError
-from .images import letterbox, prepared, seen, to_batch
-from .machine import commit, cpu, versions
+from .fetch import sha256
+from .images import letterbox, to_batch
+from .machine import campaign, commit, cpu, versions
 from .measure.accuracy import Evaluation, evaluate
+from .measure.agreement import agreement, as_truth
 from .measure.footprint import bits_per_weight, size_mb, sparsity
+from .measure.fresh import forward_inputs
 from .measure.intervals import Interval, paired_bootstrap
 from .measure.latency import Comparison, time_pairs
+from .measure.pipeline import View, time_pipelines
 from .subject import PARAMETERS
 from .tracking.store import RunRecord
 from .tracking.targets import resolve_target
@@ -38,6 +43,7 @@ from .tracking.tracker import Tracker
 
 BASELINE = "Original model"
 INPUT_SIZE = 640
+WORTH_A_PIPELINE = 1.3  # times the original's forward speed, from which an application may notice
 
 
 class ParameterError(ModelCompressionError, ValueError):
@@ -123,6 +129,9 @@ class Homework:
         metrics = _metrics(report, calibration, timing, ships, parameters)
         if baseline and delta:
             metrics |= _relative_metrics(metrics, delta, timing, baseline)
+            metrics["agreement"] = agreement(detector, self._truth, size, square)
+            if timing.speedup.value >= WORTH_A_PIPELINE:
+                metrics |= self._pipeline_metrics(detector, View(size, square))
         found = Measurement(experiment, detector, report, calibration, delta, timing, metrics)
         self.measurements[experiment] = found
         if log:
@@ -148,15 +157,12 @@ class Homework:
 
         With ``square=False`` it is photographs from all over the report set, since their rectangles differ.
         """
-        samples = self.images.samples
-        chosen = samples[:1] if square else samples[:: max(1, len(samples) // self.pairs)]
-        return [
-            (
-                to_batch(letterbox(sample.path, INPUT_SIZE)[0]),
-                prepared(detector, seen(detector, sample.path, size, square)[0]),
-            )
-            for sample in chosen
-        ]
+        return forward_inputs(detector, self._photographs(), View(size, square))
+
+    def _photographs(self) -> list[Path]:
+        """As many as pairs are timed, from all over the report set."""
+        paths = [sample.path for sample in self.images.samples]
+        return paths[:: max(1, len(paths) // self.pairs)][: self.pairs]
 
     def table(self) -> pd.DataFrame:
         """What this execution measured, one row an experiment, formatted for reading."""
@@ -177,6 +183,22 @@ class Homework:
         """Close the MLflow run and say where to look at it."""
         self.tracker.finish()
         print(f"Logged to {self.tracker.target.description}.")
+
+    @cached_property
+    def _truth(self) -> ImageSet:
+        """The demo photographs with what the original finds on them, which every CPU can look at again."""
+        return as_truth(evaluate(self.baseline.detector, image_set("demo"), progress=False))
+
+    def _pipeline_metrics(self, detector: Detector, view: View) -> dict[str, float]:
+        jpegs = [path.read_bytes() for path in self._photographs()]
+        found = time_pipelines(self.baseline.detector, detector, jpegs, view, self.pairs)
+        return {
+            "pipeline_ms": float(np.median(found.variant.sum(axis=1))),
+            "baseline_pipeline_ms": float(np.median(found.baseline.sum(axis=1))),
+            "pipeline_speedup": found.speedup.value,
+            "pipeline_speedup_lo": found.speedup.low,
+            "pipeline_speedup_hi": found.speedup.high,
+        }
 
     def _check(self, n_images: int | None) -> None:
         if not re.fullmatch(r"hw\d+_\w+(/\w+)?", self.name):
@@ -220,6 +242,7 @@ class Homework:
             "isa": cpu().isa,
             "threads": str(self.threads),
             "git_commit": commit(),
+            "campaign": campaign(),
             "versions": versions(),
             "smoke": str(self.smoke).lower(),
         }
@@ -237,7 +260,8 @@ class Homework:
             "execution_precision": found.detector.execution_precision,
         }
         protocol = {"latency_pairs": self.pairs, "batch": 1}
-        logged = {key: str(value) for key, value in (protocol | params).items()}
+        digests = {"sha256": ", ".join(f"{Path(path).name} {sha256(Path(path))}" for path in ships)}
+        logged = {key: str(value) for key, value in (protocol | digests | params).items()}
         artifacts = (*map(Path, ships), folder / "per_class.csv", curve)
         self.tracker.log(RunRecord(found.experiment, found.metrics, logged, tags, artifacts))
 
@@ -285,6 +309,7 @@ def _relative_metrics(
 def _row(found: Measurement) -> dict[str, str]:
     m = found.metrics
     relative = found.delta is not None and found.timing is not None
+    ms = f"{m['latency_ms']:.1f}"
     return {
         "Experiment": found.experiment,
         "P": f"{m['precision']:.3f}",
@@ -293,7 +318,7 @@ def _row(found: Measurement) -> dict[str, str]:
         "mAP50-95": f"{m['map50_95']:.4f}",
         "Δ % [95 % CI]": _percent(found.delta) if relative else "–",
         "coco128 mAP50-95": f"{m['coco128_map50_95']:.4f}",
-        "ms": f"{m['latency_ms']:.1f}",
+        "ms": f"{m['baseline_latency_ms']:.1f} → {ms}" if relative else ms,
         "× faster [95 % CI]": _times(found.timing.speedup) if relative else "–",
         "executes in": found.detector.execution_precision,
         "MB": f"{m['size_mb']:.2f}",

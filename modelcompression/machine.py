@@ -52,6 +52,15 @@ def cpu() -> Cpu:
     return Cpu(facts.get("brand_raw", "unknown CPU"), isa, os.cpu_count() or 1)
 
 
+def campaign() -> str:
+    """Of which campaign is what runs now? Empty outside of one.
+
+    A campaign is one publication of all notebooks from one clean commit on one machine: ``runner.run`` names
+    it ``COMMIT, CPU, instruction set`` in ``MC_CAMPAIGN``, where the notebooks' processes find it.
+    """
+    return os.environ.get("MC_CAMPAIGN", "").strip()
+
+
 def versions() -> str:
     """Of the packages that numbers depend on."""
     return ", ".join(f"{package} {version(package)}" for package in PACKAGES)

@@ -18,10 +18,12 @@ from tqdm import tqdm
 from . import assets
 from .detector import Detector, DetectorError, OnnxDetector, OpenVinoDetector, TorchDetector
 from .errors import ModelCompressionError
-from .goals import GOALS, winner
+from .fetch import sha256
+from .goals import CONFIRMED, GOALS, is_confirmed, unmet, winner
 from .images import fit, prepared, to_batch
 from .machine import cpu
-from .measure.intervals import Interval
+from .measure.accuracy import evaluate
+from .measure.agreement import OTHER, agreement, as_truth
 from .measure.latency import time_pairs
 from .methods.lean import LeanDetector
 from .packed import checkpoint
@@ -93,6 +95,23 @@ def detector_of(run: pd.Series, files: Iterable[Path], folder: Path, threads: in
     return kind(graph, threads, precision=executes.split()[-1])
 
 
+def verified(run: pd.Series, files: Iterable[Path]) -> list[Path]:
+    """The artifacts of a run, after a look at whether the model's files are those that it was measured on.
+
+    Raises:
+        DetectorError: a file is missing or another one by now.
+    """
+    there = {path.name: path for path in files}
+    logged = run.get("params.sha256")
+    for entry in logged.split(", ") if isinstance(logged, str) else ():
+        name, _, digest = entry.rpartition(" ")
+        if name not in there:
+            raise DetectorError(f"{name} is missing among the files of its run: run its notebook again")
+        if sha256(there[name]) != digest:
+            raise DetectorError(f"{name} is not the file that was measured, but changed or damaged since")
+    return list(there.values())
+
+
 def view(run: pd.Series) -> tuple[int, bool]:
     """How a run's detector was shown photographs: the input size, and whether as squares."""
     return int(run["params.input_size"]), run.get("params.input_shape") != "rectangle"
@@ -107,28 +126,45 @@ def batches(detector: Detector, size: int, square: bool) -> list[tuple[np.ndarra
     return [(to_batch(fit(n, 640)[0]), prepared(detector, fit(n, size, square)[0])) for n in noise]
 
 
-def speed_here(run: pd.Series, original: Detector) -> tuple[float, Interval]:
-    """Milliseconds of a forward pass, and times the original model's speed, on this CPU."""
+def seen_here(run: pd.Series, original: Detector, truth: assets.ImageSet) -> dict[str, float]:
+    """What a model does on this CPU: ``ms`` of a forward pass beside ``ms_original``, ``speedup`` with
+    ``low`` and ``high``, and its ``agreement_here`` with the original on the demo photographs.
+    """
     with tempfile.TemporaryDirectory() as folder:
         fetched, unpacked = Path(folder, "fetched"), Path(folder, "unpacked")
         fetched.mkdir()
-        detector = detector_of(run, artifacts(run["run_id"], fetched), unpacked, original.threads)
+        files = verified(run, artifacts(run["run_id"], fetched))
+        detector = detector_of(run, files, unpacked, original.threads)
         found = time_pairs(original, detector, batches(detector, *view(run)), PAIRS)
-    return found.variant.median, found.speedup
+        here = {"agreement_here": agreement(detector, truth, *view(run))}
+    speedup = found.speedup
+    here |= {"ms": found.variant.median, "ms_original": found.baseline.median}
+    here |= {"speedup": speedup.value, "low": speedup.low, "high": speedup.high}
+    return here
 
 
 def timed(runs: pd.DataFrame, original: Detector) -> tuple[pd.DataFrame, dict[str, str]]:
     """The candidates with the speeds of this CPU, and why others were left out."""
     rows, skipped = [], {}
+    truth = as_truth(evaluate(original, assets.image_set("demo"), progress=False))
     for _, run in tqdm(list(runs.iterrows()), "timing", unit="model", leave=False):
         try:
-            ms, speedup = speed_here(run, original)
+            here = seen_here(run, original, truth)
         except (DetectorError, PackedCheckpointError, TrackingError) as reason:
             skipped[run["experiment"]] = str(reason)
             continue
-        here = {"ms": ms, "speedup": speedup.value, "low": speedup.low, "high": speedup.high}
         rows.append(pd.Series(run.to_dict() | here))
-    return pd.DataFrame(rows), skipped
+    return pd.DataFrame(rows).reset_index(drop=True), skipped
+
+
+def otherwise(rows: pd.DataFrame) -> pd.DataFrame:
+    """The models that detect otherwise on this CPU than where they were measured, by ``agreement``.
+
+    Runs from before agreement was logged are not among them: nobody can tell.
+    """
+    if "agreement" not in rows:
+        return rows[:0]
+    return rows[(rows["agreement"] - rows["agreement_here"]).abs() > OTHER]
 
 
 def advice(rows: pd.DataFrame) -> pd.DataFrame:
@@ -137,17 +173,18 @@ def advice(rows: pd.DataFrame) -> pd.DataFrame:
     for gain, loss in GOALS:
         row = winner(rows, gain, loss)
         if row is not None:
-            limit = f"≤ {loss:.0%}" if loss else "nothing"
-            delta, low, high = (100 * row[f"map50_95_delta{end}"] for end in ("", "_lo", "_hi"))
+            kind = CONFIRMED if is_confirmed(rows)[row.name] else ""
+            delta, low, high = (100 * row[f"{kind}map50_95_delta{end}"] for end in ("", "_lo", "_hi"))
             lines.append(
                 {
                     "goal": WORDS[gain],
-                    "loss": limit,
+                    "loss": f"≤ {loss:.0%}",
                     "take": row["experiment"],
                     "executes in": row["tags.execution_precision"],
                     "Δ mAP50-95, %": f"{delta:+.1f} [{low:+.1f}, {high:+.1f}]",
+                    "confirmed": "yes" if kind else "no",
                     "MB": f"{row['size_mb']:.2f}",
-                    "ms": f"{row['ms']:.1f}",
+                    "ms": f"{row['ms_original']:.1f} → {row['ms']:.1f}",
                     "× faster here": f"{row['speedup']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
                 }
             )
@@ -171,4 +208,13 @@ def recommend(threads: int | None = None) -> None:
         print(f"skipped: {experiment}: {reason}")
     if rows.empty:
         raise NothingToRecommend("no model could be timed here, see above")
-    print(advice(rows).to_string(index=False))
+    for _, row in otherwise(rows).iterrows():
+        print(
+            f"warning: {row['experiment']} detects otherwise on this CPU: it agrees to "
+            f"{row['agreement_here']:.3f} with the original, {row['agreement']:.3f} where it was measured; "
+            "its accuracy is unknown here, so it is not recommended"
+        )
+    sound = rows.drop(otherwise(rows).index)
+    for goal, loss in unmet(sound):
+        print(f"{WORDS[goal]}, loss ≤ {loss:.0%}: no model is sure to keep within that")
+    print(advice(sound).to_string(index=False))

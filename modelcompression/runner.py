@@ -5,6 +5,7 @@ The executed copy lands in ``results/executed``; publishing also replaces the co
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from . import BRANCH, REPOSITORY, ROOT, files
 from .assets import image_set
 from .errors import ModelCompressionError
 from .fetch import UnreachableError
+from .machine import commit, cpu
 from .subject import weights
 
 EXECUTED = ROOT / "results" / "executed"
@@ -180,6 +182,20 @@ def _fetch_assets(needed: bool) -> None:
         print(f"{error}\nGoing on with the demo photos.", file=sys.stderr)
 
 
+def _begin_campaign() -> None:
+    """All runs that follow make the main table together: from one commit, on one machine.
+
+    Raises:
+        RunnerError: the code is that of no commit.
+    """
+    code = commit()
+    if not code or code.endswith("-dirty"):
+        raise RunnerError(
+            "publishing all notebooks makes the main table, which names one commit: commit your changes first"
+        )
+    os.environ["MC_CAMPAIGN"] = f"{code}, {cpu().name}, {cpu().isa}"
+
+
 def _results(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, ROOT / "results" / "aggregate.py", *arguments], check=False)
     if done.returncode:
@@ -198,6 +214,8 @@ def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
         RunnerError, AssetError: see `notebooks`, `execute` and `publish`.
     """
     chosen = notebooks(homework)
+    if publishing and homework == "all":
+        _begin_campaign()
     _fetch_assets(needed=publishing)
     start, executed = time.time(), {}
     try:

@@ -1,7 +1,7 @@
 """Turn finished runs into results.csv, the tables of both READMEs, the figures and report.html.
 
     python results/aggregate.py            # read the runs, regenerate everything
-    python results/aggregate.py --check    # do the READMEs still say what results.csv says?
+    python results/aggregate.py --check    # do the READMEs say what results.csv says, and does that hold?
 
 ``results.csv`` is committed and is the union of all runs that ever counted, so that a clone without
 runs of its own loses no row. All else is made from it alone.
@@ -18,6 +18,7 @@ from modelcompression.files import replace
 from modelcompression.terminal import script
 from page import PAGE, page
 from plots import figures
+from provenance import contradictions
 from rows import (
     CSV,
     GALLERY,
@@ -88,7 +89,7 @@ def regenerate(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def check(root: Path) -> None:
-    """Do READMEs, figures and page belong to results.csv?
+    """Do READMEs, figures and page belong to results.csv, and do its rows belong together?
 
     Raises:
         ResultsError: they do not.
@@ -100,6 +101,10 @@ def check(root: Path) -> None:
             raise ResultsError(f"{name} is missing: run `make table`")
         if text != (root / name).read_text(encoding="utf8"):
             raise ResultsError(f"{name} differs from what {CSV} says: run `make table`")
+    found = list(contradictions(root, rows))
+    if found:
+        more = f" (and {len(found) - 1} more contradictions)" if found[1:] else ""
+        raise ResultsError(found[0] + more)
 
 
 def report(rows: pd.DataFrame, homeworks: list[str]) -> str:
@@ -112,6 +117,7 @@ def report(rows: pd.DataFrame, homeworks: list[str]) -> str:
         "experiment": found["experiment"],
         "mAP50-95": [number(x, ".4f") for x in found["map50_95"]],
         "Δ %": [number(100 * x, "+z.2f") for x in found["map50_95_delta"]],
+        "ms, original": [number(x, ".1f") for x in found["baseline_latency_ms"]],
         "ms": [number(x, ".1f") for x in found["latency_ms"]],
         "× faster": [number(x, ".2f") for x in found["speedup"]],
         "MB": [number(x, ".2f") for x in found["size_mb"]],

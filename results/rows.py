@@ -9,23 +9,43 @@ from pathlib import Path
 import pandas as pd
 
 from modelcompression.errors import ModelCompressionError
+from modelcompression.goals import CONFIRMED, DELTA, PIPELINE, SPEEDUP, opponent
 
 BASELINE = "Original model"
 REPORT_SET, REPORT_IMAGES = "coco-val", 281
+ENOUGH_TO_CONFIRM = 1000  # images
 
 ACCURACY = ["precision", "recall", "map50", "map50_95"]
-DELTA = ["map50_95_delta", "map50_95_delta_lo", "map50_95_delta_hi"]
-SPEEDUP = ["speedup", "speedup_lo", "speedup_hi"]
-MILLISECONDS = ["latency_ms", "latency_p90_ms", "baseline_latency_ms"]
+PAIRED_MS = ["latency_ms", "baseline_latency_ms"]
+PIPELINE_MS = ["pipeline_ms", "baseline_pipeline_ms"]
 SIZE = ["size_mb", "size_ratio", "sparsity", "bits_per_weight"]
-METRICS = ACCURACY + DELTA + [f"coco128_{key}" for key in ACCURACY] + MILLISECONDS + SPEEDUP + SIZE
+CONFIRMED_IMAGES = f"{CONFIRMED}images"
+CONFIRMATION = [
+    CONFIRMED_IMAGES,
+    *(f"{CONFIRMED}{key}" for key in (*DELTA, "loss_bound", *SPEEDUP, *PIPELINE, *PAIRED_MS, *PIPELINE_MS)),
+]
+MILLISECONDS = ["latency_ms", "latency_p90_ms", "baseline_latency_ms", *PIPELINE_MS]
+MILLISECONDS += [f"{CONFIRMED}{key}" for key in (*PAIRED_MS, *PIPELINE_MS)]
+METRICS = ACCURACY + DELTA + [f"coco128_{key}" for key in ACCURACY]
+METRICS += ["latency_ms", "latency_p90_ms", "baseline_latency_ms", *SPEEDUP, *PIPELINE_MS, *PIPELINE]
+METRICS += SIZE + CONFIRMATION
 MACHINE = ["cpu", "isa", "threads"]
 FIRST_NUMBERS = [*ACCURACY, "latency_ms", "size_mb", "sparsity"]
 COLUMNS = [
     *("experiment", "homework", *METRICS, "runtime", "execution_precision", "cpu", "isa", "threads"),
-    *("dataset", "images", "git_commit", "versions", "finished", "run_id"),
+    *(
+        "dataset",
+        "images",
+        "git_commit",
+        "campaign",
+        "confirmed_git_commit",
+        "versions",
+        "finished",
+        "run_id",
+    ),
 ]
 NUMBERS = [*METRICS, "images"]
+TEXTS = [column for column in COLUMNS if column not in NUMBERS]
 NEEDED = ["experiment", "homework", *MACHINE, "finished", "map50_95", "latency_ms", "size_mb"]
 
 CSV, FIRST_TABLE = "results/results.csv", "results/original.csv"
@@ -52,6 +72,8 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
     rows[NUMBERS] = rows[NUMBERS].astype(float)
     full = (rows["dataset"] == REPORT_SET) & (rows["images"] >= REPORT_IMAGES)
     rows = rows[full & (runs.get("tags.smoke") != "true")].dropna(subset=NEEDED)
+    few = ~(rows[CONFIRMED_IMAGES] >= ENOUGH_TO_CONFIRM)
+    rows.loc[few, [*CONFIRMATION, "confirmed_git_commit"]] = float("nan")
     rows = rows.sort_values("finished", kind="stable")
     times = pd.to_datetime(rows["finished"], utc=True)
     return rows.assign(finished=times.dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
@@ -60,10 +82,15 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
 def merge(committed: pd.DataFrame, fresh: pd.DataFrame, first: Iterable[str]) -> pd.DataFrame:
     """The union of both: of each experiment on each machine, the run that finished last.
 
-    In the order of the tables: experiments of the ``first`` table, then by homework and name.
+    A run of a campaign (``machine.campaign``) gives way to those of later campaigns only, and a run that was
+    confirmed to no copy of itself that was not. In the order of the tables: experiments of the ``first``
+    table, then by homework and name.
     """
     filled = [part for part in (committed, fresh) if len(part)] or [committed]
-    rows = pd.concat(filled).sort_values("finished", kind="stable")
+    rows = pd.concat(filled).reindex(columns=COLUMNS)
+    rows[TEXTS] = rows[TEXTS].fillna("")
+    ranks = {"planned": rows["campaign"] != "", "looked_at": rows[CONFIRMED_IMAGES].notna()}
+    rows = rows.assign(**ranks).sort_values(["planned", "finished", "looked_at"], kind="stable")
     rows = rows.drop_duplicates(["experiment", *MACHINE], keep="last")
     place = {name: index for index, name in enumerate(first)}
     rank = [place.get(name, len(place)) for name in rows["experiment"]]
@@ -119,22 +146,50 @@ def first_table(root: Path) -> pd.DataFrame:
 
 
 def machines(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Rows by machine; first the published one: with most experiments, among equals the latest."""
+    """Rows by machine; first the published one: with a campaign, with most experiments, or the latest."""
     groups = [group for _, group in rows.groupby(MACHINE)]
-    return sorted(groups, key=lambda g: (len(g), g["finished"].max()), reverse=True)
+    rank = [((g["campaign"] != "").any(), len(g), g["finished"].max()) for g in groups]
+    order = sorted(range(len(groups)), key=lambda index: rank[index], reverse=True)
+    return [groups[index] for index in order]
+
+
+def published_campaign(group: pd.DataFrame) -> str:
+    """The latest campaign among the rows of one machine; empty if there was none."""
+    planned = group[group["campaign"] != ""].sort_values("finished")
+    return "" if planned.empty else planned["campaign"].iloc[-1]
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
     """One row an experiment, from the published machine, in the order of the rows.
 
-    What only other machines measured is the latest of theirs, its speed blanked: a column of speeds
-    belongs to one CPU.
+    If there was a campaign on it, that campaign's rows and no others: one commit, one machine. Before the
+    first one, what only other machines measured is the latest of theirs, its speed blanked: a column of
+    speeds belongs to one CPU.
     """
     published = machines(rows)[0]
+    if campaign := published_campaign(published):
+        return published[published["campaign"] == campaign]
     elsewhere = rows[~rows["experiment"].isin(published["experiment"])].sort_values("finished")
     elsewhere = elsewhere.drop_duplicates("experiment", keep="last")
-    elsewhere = elsewhere.assign(**dict.fromkeys(MILLISECONDS + SPEEDUP, float("nan")))
+    speeds = [*MILLISECONDS, *SPEEDUP, *PIPELINE, *(f"{CONFIRMED}{key}" for key in (*SPEEDUP, *PIPELINE))]
+    elsewhere = elsewhere.assign(**dict.fromkeys(speeds, float("nan")))
     return pd.concat([published, elsewhere]).sort_index()
+
+
+def over_opponent(shown: pd.DataFrame) -> tuple[pd.Series, str]:
+    """How many times faster than the fastest opponent that loses nothing each row is, and that one's name.
+
+    Both were timed in alternation with the original, so the ratio is that of two ratios: of confirmed ones
+    where both are. NaN and an empty name if there is no opponent.
+
+    Args:
+        shown: one row an experiment, all of one machine.
+    """
+    best = opponent(shown)
+    if best is None:
+        return pd.Series(float("nan"), shown.index), ""
+    confirmed = shown[f"{CONFIRMED}speedup"] / best[f"{CONFIRMED}speedup"]
+    return confirmed.fillna(shown["speedup"] / best["speedup"]), best["experiment"]
 
 
 def machine_name(row: pd.Series) -> str:

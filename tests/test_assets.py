@@ -4,6 +4,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -177,13 +178,48 @@ def test_labels_survive_writing_and_reading(tmp_path_factory, rows) -> None:
 
 def test_the_listed_sets_are_what_the_documentation_says() -> None:
     val, tuning = assets.listing("coco-val"), assets.listing("coco128")
-    extra = assets.listing("coco-train-extra")
-    assert [len(val), len(tuning), len(extra)] == [281, 128, 259]
+    extra, more = assets.listing("coco-train-extra"), assets.listing("coco-val-more")
+    assert [len(val), len(more), len(tuning), len(extra)] == [281, 719, 128, 259]
     assert sum(len(e["boxes"]) for e in val) == 2263
+    assert sum(len(e["boxes"]) for e in more) == 4904
     assert sum(len(e["boxes"]) for e in tuning) == 929
     assert {box[0] for e in val for box in e["boxes"]} == set(range(80))
-    digests = [e["sha256"] for e in [*val, *tuning, *extra]]
+    people = np.mean([any(box[0] == 0 for box in entry["boxes"]) for entry in val + more])
+    assert people == pytest.approx(0.79, abs=0.005)
+    digests = [e["sha256"] for e in [*val, *more, *tuning, *extra]]
     assert len(set(digests)) == len(digests), "report and calibration images must not overlap"
+    for entry in more:
+        for _, x, y, w, h in entry["boxes"]:
+            assert w > 0 and h > 0
+            assert (
+                x - w / 2 >= -1e-5 and x + w / 2 <= 1 + 1e-5 and y - h / 2 >= -1e-5 and y + h / 2 <= 1 + 1e-5
+            )
+        for _, x, y, w, h in entry.get("crowd", []):
+            assert x >= 0 and y >= 0 and x + w <= entry["width"] + 1 and y + h <= entry["height"] + 1
+
+
+def test_beyond_the_usual_images_come_those_that_confirm(server, monkeypatch, tmp_path: Path) -> None:
+    def entry(name: str) -> dict:
+        return {"file": name, "sha256": DIGEST, "width": 4, "height": 4, "boxes": []}
+
+    lists = {"coco-val": ["9.jpg"], "coco-val-more": ["3.jpg", "1.jpg"]}
+    monkeypatch.setattr(assets, "listing", lambda name: [entry(file) for file in lists[name]])
+    monkeypatch.setattr(assets, "_rest_of_val", lambda known, n: [entry("2.jpg")][:n])
+    monkeypatch.setenv("MC_ASSETS", str(tmp_path))
+    monkeypatch.setattr(fetch, "ROOT", tmp_path / "checkout")
+    source = assets._Source("coco-val", "val2017", True, server.url, beside="coco-val-more")
+    monkeypatch.setitem(assets.SOURCES, "coco-val", source)
+    for folder, file in (("coco-val", "9.jpg"), ("coco-val-more", "3.jpg"), ("coco-val", "1.jpg")):
+        place = tmp_path / folder / "images" / "val2017" / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(CONTENT)
+    got = [
+        [s.path.name for s in assets.image_set("coco-val", n, progress=False).samples] for n in (None, 2, 3)
+    ]
+    assert got == [["9.jpg"], ["9.jpg", "3.jpg"], ["9.jpg", "3.jpg", "1.jpg"]]
+    assert server.ranges == []  # both folders were searched
+    fourth = assets.image_set("coco-val", 4, progress=False).samples[3].path
+    assert fourth == tmp_path / "checkout" / "assets" / "coco-val" / "images" / "val2017" / "2.jpg"
 
 
 def test_saved_as_yolo_reads_back_to_the_same_boxes(demo, tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from conftest import THREADS
 
 from modelcompression import homework
 from modelcompression.detector import DetectorError, OnnxDetector, TorchDetector
+from modelcompression.fetch import sha256
 from modelcompression.homework import Homework, ParameterError
+from modelcompression.measure.footprint import shipped
+from modelcompression.methods.lean import LeanDetector
 from modelcompression.tracking import history
 
 
@@ -71,6 +74,25 @@ def test_measure_logs_everything_a_row_needs(demo_only, eager, weights, tmp_path
     reference = runs.loc["Original model"]
     assert pd.isna(reference["metrics.speedup"]) and pd.isna(reference["metrics.map50_95_delta"])
     assert list(hw.table().index) == ["Original model", "Another layout", "Not for the table"]
+
+
+def test_a_fast_model_is_timed_from_jpeg_to_boxes_a_slow_one_is_not(
+    demo_only, eager, weights, exported
+) -> None:
+    hw = Homework("hw9_test", smoke=True, threads=THREADS)
+    hw.measure("Original model", eager, ships=[weights], log=False)
+    files = shipped(exported["fp32"])
+    lean = LeanDetector(exported["fp32"], THREADS)
+    fast = hw.measure("Fast", lean, ships=files, size=160, square=False).metrics
+    slow = hw.measure("Slow", eager, ships=[weights]).metrics
+    hw.finish()
+    assert fast["speedup"] > 1.3 and not any("pipeline" in key for key in slow)
+    assert fast["pipeline_speedup_lo"] <= fast["pipeline_speedup"] <= fast["pipeline_speedup_hi"]
+    assert fast["latency_ms"] < fast["pipeline_ms"] < fast["baseline_pipeline_ms"]
+    assert fast["agreement"] < 0.9 < slow["agreement"] <= 1
+    row = history.finished_runs().set_index("experiment").loc["Fast"]
+    assert row["metrics.pipeline_ms"] == fast["pipeline_ms"]
+    assert row["params.sha256"] == ", ".join(f"{path.name} {sha256(path)}" for path in files)
 
 
 def test_a_worse_model_is_reported_as_worse(demo_only, eager, weights) -> None:

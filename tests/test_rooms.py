@@ -17,7 +17,7 @@ FLOORS = [
     {"images", "packed"},
     {"measure", "methods", "tracking"},
     {"figures", "goals"},
-    {"homework", "recommend", "runner", "skeleton"},
+    {"homework", "recommend", "confirm", "runner", "skeleton"},
     {"cli", "__main__"},
 ]
 LONGEST = 350

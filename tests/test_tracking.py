@@ -630,6 +630,30 @@ def test_the_files_of_a_run_come_from_the_server_or_the_local_store(reachable, m
         history.artifacts("0" * 32, fetched)
 
 
+@pytest.mark.usefixtures("made_store")
+def test_what_is_added_to_a_run_later_arrives_wherever_it_is(reachable, monkeypatch, tmp_path) -> None:
+    with Tracker("hw_added") as tracker:
+        remote = tracker.log(record(tmp_path, "Remote"))
+    history.annotate(remote, {"confirmed_images": 1000}, {"confirmed_git_commit": "abc"})
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with Tracker("hw_added") as tracker:
+        local = tracker.log(record(tmp_path, "Local"))
+    configure(monkeypatch, reachable)
+    assert sync() == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    history.annotate(local, {"confirmed_images": 2000}, {"confirmed_git_commit": "def"})
+    with pytest.raises(TrackingError, match="cannot be added to"):
+        history.annotate("0" * 32, {}, {})
+    configure(monkeypatch, reachable)
+    assert sync() == 0, "no experiment is sent twice"
+    runs = {run.info.run_name: run.data for run in stored(reachable, "hw_added")["children"]}
+    assert {name: data.metrics["confirmed_images"] for name, data in runs.items()} == {
+        "Remote": 1000,
+        "Local": 2000,
+    }
+    assert runs["Local"].tags["confirmed_git_commit"] == "def" and runs["Local"].metrics["map50"] == 0.5
+
+
 # Command line
 
 

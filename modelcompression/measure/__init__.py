@@ -2,6 +2,6 @@
 
 * :func:`.accuracy.evaluate`: precision, recall and mAP of any detector on a set of images;
 * :func:`.intervals.paired_bootstrap`: a change of mAP between two evaluations, with its interval;
-* :func:`.latency.time_pairs`: how many times faster, two detectors in turn;
+* :func:`.latency.time_pairs`: how many times faster, two detectors in turn (from JPEG to boxes: `pipeline`);
 * :func:`.footprint.size_mb`: bytes of the files that one would ship.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,19 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from .store import RECORD_ID, SERVER_ERRORS, SYNCED_TO, Store, is_finished, local_runs, patience, reason, warn
+from .store import (
+    RECORD_ID,
+    SERVER_ERRORS,
+    STORE_ERRORS,
+    SYNCED_TO,
+    Store,
+    first_line,
+    is_finished,
+    local_runs,
+    patience,
+    reason,
+    warn,
+)
 from .targets import Target, TrackingError, local_target, resolve_target
 
 
@@ -51,6 +64,28 @@ def artifacts(run_id: str, folder: Path) -> list[Path]:
         except SERVER_ERRORS:
             continue
     raise TrackingError(f"the files of run {run_id} are out of reach")
+
+
+def annotate(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """Add to a finished run what was found out about it later, wherever ``finished_runs`` has read it.
+
+    A local run that the server has already is sent once more by the next sync, for what is new.
+
+    Raises:
+        TrackingError: neither the target nor the local store has the run, or it cannot be written.
+    """
+    failed: Exception | None = None
+    for target in dict.fromkeys([resolve_target(), local_target()]):
+        if target.is_local and target.database and not target.database.exists():
+            continue
+        try:
+            store = Store(target)
+            if run_id in {run.info.run_id for run in store.runs()}:
+                return store.annotate(run_id, metrics, tags)
+        except STORE_ERRORS as error:
+            failed = error
+    why = f": {first_line(failed)}" if failed else ""
+    raise TrackingError(f"run {run_id} cannot be added to{why}")
 
 
 def _everywhere(server: Target) -> list[Run]:

@@ -21,7 +21,7 @@ from typing import TypeVar
 import requests
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -124,6 +124,15 @@ class Store:
     def end(self, run_id: str, status: str, end: int) -> None:
         with self.lock:
             self._ask(lambda: self.client.set_terminated(run_id, status, end))
+
+    def annotate(self, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Add metrics and tags to a run that has finished, all in one request; sync will send them, too."""
+        when = now()
+        values = [Metric(key, float(value), when, 0) for key, value in metrics.items()]
+        unsent = {SYNCED_TO: ""} if self.target.is_local else {}
+        named = [RunTag(key, value) for key, value in {**tags, **unsent}.items()]
+        with self.lock:
+            self._ask(lambda: self.client.log_batch(run_id, values, tags=named))
 
     def mark(self, run: Run, server: Target) -> None:
         """Note on a local run that the server has it."""

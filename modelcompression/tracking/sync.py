@@ -83,7 +83,9 @@ class _Sending:
         parent_id = self._begin(parent)
         for child in self._children(parent):
             there = self._there.get(child.data.tags[RECORD_ID])
-            if not (there and is_finished(there)):
+            if there and is_finished(there):
+                self._add(child, there)
+            else:
                 run_id = self._begin(child, parent_id)
                 self._server.complete(run_id, self._record(child), child.info.end_time)
                 self.sent += 1
@@ -91,6 +93,14 @@ class _Sending:
         if parent.info.end_time:
             self._server.end(parent_id, parent.info.status, parent.info.end_time)
             self._local.mark(parent, self._server.target)
+
+    def _add(self, run: Run, there: Run) -> None:
+        """What was added to a run after the server had received it."""
+        record = self._record(run)
+        metrics = dict(record.metrics.items() - there.data.metrics.items())
+        tags = dict(record.tags.items() - there.data.tags.items())
+        if metrics or tags:
+            self._server.annotate(there.info.run_id, metrics, tags)
 
     def _children(self, parent: Run) -> list[Run]:
         return [

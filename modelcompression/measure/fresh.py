@@ -1,0 +1,93 @@
+"""How fast in a process of its own? Timings that share neither memory nor luck with others.
+
+``latency`` and ``pipeline`` compare within one process; here each comparison gets a new one, so that what
+stays with a process can be seen, and averaged.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+
+from ..detector import Detector
+from ..errors import ModelCompressionError
+from ..images import letterbox, prepared, seen, to_batch
+from .intervals import Interval, ratio_interval
+from .latency import time_pairs
+from .pipeline import View, time_pipelines
+
+
+class FreshProcessError(ModelCompressionError, RuntimeError):
+    """A timing process was killed; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds (pairs, 2) of baseline and variant in one process: forward passes, whole pipelines."""
+
+    forward: np.ndarray
+    pipeline: np.ndarray
+
+
+def time_in_fresh_process(
+    baseline: Detector, variant: Detector, photographs: Sequence[Path], view: View, pairs: int
+) -> Times:
+    """Load both detectors in a new process, time them there in alternation, forward and from JPEG to boxes.
+
+    Args:
+        photographs: used in turn; squares are timed on the first one alone in the forward pass, as they all
+            take the same time.
+        view: how the variant is shown them.
+
+    Raises:
+        FreshProcessError: the process was killed.
+        DetectorError, AssetError: a file is gone by now.
+    """
+    detectors = cloudpickle.dumps((baseline, variant))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_time, detectors, list(photographs), view, pairs).result()
+        except BrokenProcessPool:
+            raise FreshProcessError(
+                "the process that timed a model was killed, perhaps for lack of memory: run it again"
+            ) from None
+
+
+def forward_inputs(
+    detector: Detector, photographs: Sequence[Path], view: View
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What ``time_pairs`` feeds the baseline (a square of 640 pixels) and a detector (its own view).
+
+    One square is as good as another, so only the first; rectangles differ, so all.
+    """
+    return [
+        (
+            to_batch(letterbox(path, View().size)[0]),
+            prepared(detector, seen(detector, path, view.size, view.square)[0]),
+        )
+        for path in photographs[: 1 if view.square else None]
+    ]
+
+
+def speedup(samples: Sequence[np.ndarray], seed: int = 0) -> Interval:
+    """How many times faster, from (pairs, 2) milliseconds of several processes; see ``ratio_interval``."""
+    return ratio_interval([times[:, 0] / times[:, 1] for times in samples], seed=seed)
+
+
+def _time(detectors: bytes, photographs: list[Path], view: View, pairs: int) -> Times:
+    baseline, variant = pickle.loads(detectors)
+    forward = time_pairs(baseline, variant, forward_inputs(variant, photographs, view), pairs)
+    jpegs = [path.read_bytes() for path in photographs]
+    pipeline = time_pipelines(baseline, variant, jpegs, view, pairs)
+    return Times(
+        np.column_stack([forward.baseline.samples, forward.variant.samples]),
+        np.column_stack([pipeline.baseline.sum(axis=1), pipeline.variant.sum(axis=1)]),
+    )
