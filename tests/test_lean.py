@@ -1,6 +1,7 @@
 """The lean graph detects what the exported one detects, in any rectangle."""
 
 import dataclasses
+import platform
 
 import numpy as np
 import openvino
@@ -99,17 +100,37 @@ def quantizer_graph(high: float, levels: int = 256) -> tuple[openvino.Model, ope
     return graphs[0], graphs[1]
 
 
-@pytest.mark.parametrize(
-    ("high", "levels", "undone"), [(1.0, 256, True), (0.9989, 256, True), (0.9, 256, False), (1.0, 16, False)]
-)
-def test_an_input_quantizer_goes_only_where_it_rounds_nothing(high: float, levels: int, undone: bool) -> None:
+@pytest.mark.parametrize(("high", "levels"), [(1.0, 256), (0.9989, 256), (0.9, 256), (1.0, 16)])
+def test_an_input_quantizer_rounds_pixels_as_it_rounded_planes(high: float, levels: int) -> None:
     plain, rebuilt = quantizer_graph(high, levels)
-    assert any(op.get_type_name() == "FakeQuantize" for op in rebuilt.get_ops()) != undone
     pixels = np.arange(3 * 32 * 32, dtype=np.uint8).reshape(1, 32, 32, 3)
     core = openvino.Core()
     expected = core.compile_model(plain, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(to_batch(pixels[0]))[0]
     found = core.compile_model(rebuilt, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)[0]
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+def before_the_first_convolution(detector: LeanDetector) -> set[tuple[str, str]]:
+    """What is executed between the pixels and the first convolution: kinds and precisions."""
+    executed = detector.compiled((1, 320, 320, 3)).get_runtime_model().get_ordered_ops()
+
+    def said(node: openvino.Node) -> tuple[str, str]:
+        facts = node.get_rt_info()
+        return facts["layerType"].astype(str), facts["outputPrecisions"].astype(str)
+
+    node = next(node for node in executed if said(node)[0] == "Convolution")
+    found = set()
+    while node.inputs():
+        node = node.input_value(0).get_node()
+        found.add(said(node))
+    return found
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other CPUs have other kernels")
+def test_the_first_int8_convolution_reads_the_pixels_themselves(quantized, detector) -> None:
+    kinds = before_the_first_convolution(LeanDetector(quantized, THREADS))
+    assert kinds <= {("Input", "u8"), ("Reorder", "u8")}  # no division and no quantizer is left
+    assert any(precision == "f32" for _, precision in before_the_first_convolution(detector))
 
 
 def test_wrong_shapes_and_graphs_are_one_clear_error(exported, tmp_path) -> None:

@@ -36,7 +36,6 @@ from ..detector import (
 
 STRIDES = (8, 16, 32)
 SIDES, BINS = 4, 16
-LEVELS = np.arange(256)
 
 
 def lean(graph: ov.Model, height: int, width: int, batch: int = 1) -> ov.Model:
@@ -78,36 +77,16 @@ def _head_outputs(graph: ov.Model, branch: str) -> list[ov.Node]:
 
 
 def _pixels_in(graph: ov.Model) -> ov.Node:
-    """Replace the float input (N, 3, H, W) in 0…1 by uint8 pixels (N, H, W, 3); return the new input."""
+    """Replace the float input (N, 3, H, W) in 0…1 by uint8 pixels (N, H, W, 3); return the new input.
+
+    If a quantizer reads it that only undoes the division by 255, OpenVINO removes both by itself.
+    """
     planes = graph.get_parameters()[0]
     batch, _, height, width = planes.get_output_shape(0)
     pixels = ops.parameter([batch, height, width, 3], np.uint8, "pixels")
-    for target in list(planes.output(0).get_target_inputs()):
-        scale = _exact_scale(target.get_node())
-        values = ops.multiply(ops.convert(pixels, "f32"), _constant(scale or 1 / 255, np.float32))
-        channels_first = ops.transpose(values, _constant([0, 3, 1, 2]))
-        readers = target.get_node().output(0).get_target_inputs() if scale else [target]
-        for reader in list(readers):
-            reader.replace_source_output(channels_first.output(0))
+    values = ops.multiply(ops.convert(pixels, "f32"), _constant(1 / 255, np.float32))
+    planes.output(0).replace(ops.transpose(values, _constant([0, 3, 1, 2])).output(0))
     return pixels
-
-
-def _exact_scale(quantizer: ov.Node) -> float | None:
-    """The step of an input quantizer that maps pixel p/255 to p steps, for all p; None if it does not.
-
-    Such a quantizer only undoes the division by 255, so both can go.
-    """
-    if quantizer.get_type_name() != "FakeQuantize":
-        return None
-    constants = [quantizer.input_value(i).get_node() for i in range(1, 5)]
-    if any(node.get_type_name() != "Constant" or node.get_data().size != 1 for node in constants):
-        return None
-    low, high, out_low, out_high = (float(node.get_data().item()) for node in constants)
-    if low or out_low or high != out_high or quantizer.get_attributes()["levels"] != len(LEVELS):
-        return None
-    step = high / (len(LEVELS) - 1)
-    codes = np.clip(np.round(LEVELS / 255 / step), 0, len(LEVELS) - 1)
-    return step if (codes == LEVELS).all() else None
 
 
 def _rows(scales: list[ov.Node]) -> ov.Node:
