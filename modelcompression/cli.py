@@ -128,6 +128,41 @@ def recommend(threads: int | None) -> None:
     recommending.recommend(threads)
 
 
+@_command("detect photo.jpg --save boxes")
+@click.argument("sources", nargs=-1, required=True, metavar="PHOTO…")
+@click.option("--model", help="A .mcpk file, or the name of one in models/.  [the fastest of models/]")
+@click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Write pictures and videos with boxes into this folder.")  # fmt: skip
+@click.option("--json", "lines", is_flag=True, help="A line of JSON for each picture.")
+@click.option("--confidence", type=float, default=0.25, show_default=True, help="Leave out boxes below.")
+@click.option("--size", type=int, default=640, show_default=True, help="Long side of the input, pixels.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="Threads of the runtime.  [all cores]")
+def detect(
+    sources: tuple[str, ...], model: str | None, save: Path | None, lines: bool, **settings: Any
+) -> None:
+    """Find objects in photographs, folders of them, videos, or a camera given by its number.
+
+    Nothing is written unless asked for by --save.
+    """
+    from .detect import Model
+    from .looking import Looking
+
+    looking = Looking(Model(model, **settings), save, lines)
+    looking.at(sources)
+    print(looking.summary(), file=sys.stderr)
+
+
+@_command("models")
+def models() -> None:
+    """The models that can be taken home: what they are, and whether their files are whole."""
+    from .cards import cards
+    from .fetch import verify
+
+    for card in cards():
+        verify(card.file, card.sha256)
+        click.echo(f"{card.name:20} {card.size / 2**20:5.2f} MB  {card.what}")
+
+
 @_command("inspect small.mcpk")
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:
