@@ -23,10 +23,10 @@ help:  ## this list
 	@echo "  HW=hw5_export chooses a homework, HW=hw5_export/fastest one notebook, HW=all every one"
 	@echo "  TORCH_INDEX=URL another index for torch"
 
-run: .venv/run.stamp  ## run a homework's notebook and regenerate the tables
+run: .venv/run.stamp  ## run a homework's notebook and print its rows
 	$(RUN) run $(HW)
 
-publish: .venv/run.stamp  ## the same, and replace the committed notebook by the executed one
+publish: .venv/run.stamp  ## the same, replace the committed notebook, send the runs, regenerate the tables
 	$(RUN) publish $(HW)
 
 smoke: HW = all

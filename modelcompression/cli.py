@@ -65,7 +65,7 @@ HOMEWORK = click.argument("homework")
 @_command("run hw5_export/fastest")
 @HOMEWORK
 def run(homework: str) -> None:
-    """Execute the notebooks of HOMEWORK, log their runs, regenerate the tables.
+    """Execute the notebooks of HOMEWORK, log their runs, print their rows; no table changes.
 
     HOMEWORK is a folder (hw5_export), one notebook in it (hw5_export/fastest), or all.
     """
@@ -77,7 +77,7 @@ def run(homework: str) -> None:
 @_command("publish hw4_clustering")
 @HOMEWORK
 def publish(homework: str) -> None:
-    """Execute like run, and replace the committed notebooks by the executed ones."""
+    """Execute like run, replace the committed notebooks, send the runs, regenerate the tables."""
     from . import runner
 
     runner.run(homework, publishing=True)
