@@ -113,7 +113,7 @@ def test_drawn_boxes_are_where_the_objects_are() -> None:
     assert changed[88:92, 120:180].any(0).all() and changed[40:90, 178:182].any(1).all()
     assert not changed[60:80, 130:170].any()
     at_the_edge = draw_boxes(grey, [Box("traffic light", 0.9, 190, 0, 200, 10)])
-    assert (at_the_edge != 90).any(2)[:, 100].any(), "the label is moved into the picture"
+    assert (at_the_edge != 90).any(2)[:, 170].any(), "the label is moved into the picture"
 
 
 def test_the_python_api_draws(model: Model, folder: Path, tmp_path: Path) -> None:
