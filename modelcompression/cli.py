@@ -182,6 +182,16 @@ def sync() -> None:
     click.echo(f"{sent} experiment(s) sent to {resolve_target().description}")
 
 
+@_command("login")
+def login() -> None:
+    """Sign in to DagsHub in the browser; its client keeps the token."""
+    from .tracking.login import sign_in
+    from .tracking.targets import resolve_target
+
+    sign_in()
+    click.echo(f"signed in; runs go to {resolve_target().description}")
+
+
 @_command("where")
 def where() -> None:
     """Where do runs go?"""

@@ -77,6 +77,7 @@ def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("MLFLOW_TRACKING_URI", "DAGSHUB_USER_TOKEN", "DAGSHUB_REPO", "DASK_SCHEDULER_ADDRESS"):
         os.environ.pop(name, None)
     os.environ["MC_STORE"] = str(tmp_path_factory.mktemp("store"))
+    os.environ["DAGSHUB_CLIENT_TOKENS_CACHE"] = str(tmp_path_factory.mktemp("signed_out") / "tokens")
 
 
 @dataclass(frozen=True)
