@@ -39,7 +39,7 @@ class Target:
 def resolve_target() -> Target:
     """The first of: ``MLFLOW_TRACKING_URI``, DagsHub with a token or a sign-in, the local store.
 
-    The token is ``DAGSHUB_USER_TOKEN``, or else what DagsHub's client keeps (`login`). The names are looked up
+    The token is ``DAGSHUB_USER_TOKEN``, or else what DagsHub's client keeps (`login`). Names are looked up
     in the environment, then among the Colab secrets. Credentials found in a URI or a token move to
     ``MLFLOW_TRACKING_USERNAME`` and ``_PASSWORD``, where MLflow reads them.
 
