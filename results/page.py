@@ -82,12 +82,12 @@ COLUMNS_SHOWN = [
 # Columns that results.csv may have or not; they stand behind the speed-up.
 COLUMNS_LATER = [
     Column(
-        "confirmed_loss_bound", "Loss at most, %", "Confirmed: with 95 % confidence mAP50-95 falls by at most "
-        "this share of the original's; – where nobody has confirmed the row.", ".2f", 100,
+        "confirmed_loss_bound", "Loss at most, %", "Confirmed: with 95 % confidence, mAP50-95 falls by at "
+        "most this share of the original's; – where nobody has confirmed the row.", ".2f", 100,
     ),
     Column(
-        "confirmed_map50_95_delta", "Δ confirmed, %", "The change of mAP50-95, measured again from the file on "
-        "more photographs, with its 95 % interval.", "+z.2f", 100, True,
+        "confirmed_map50_95_delta", "Δ confirmed, %", "The change of mAP50-95, measured again from the file "
+        "on more photographs, with its 95 % interval.", "+z.2f", 100, True,
     ),
     Column("confirmed_images", "Photographs", "How many it was confirmed on.", ".0f"),
     Column(

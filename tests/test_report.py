@@ -17,7 +17,7 @@ from modelcompression.goals import winner
 
 sys.path.insert(0, str(ROOT / "results"))
 
-from page import PAGE, columns_of
+from page import PAGE, columns_of, page
 from rows import FIGURES, machine_name, machines, read_rows
 
 BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
