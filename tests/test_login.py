@@ -13,7 +13,7 @@ from dagshub_server import PREFIX, DagsHub, dagshub
 from mlflow import MlflowClient
 from mlflow_server import PASSWORD, USER
 
-from modelcompression import REPOSITORY, ROOT, runner
+from modelcompression import REPOSITORY, ROOT, homework, runner
 from modelcompression.tracking import login
 from modelcompression.tracking.history import finished_runs
 from modelcompression.tracking.store import EXPERIMENT, RunRecord
@@ -71,6 +71,15 @@ def test_a_sign_in_is_kept_by_the_client_and_runs_go_to_dagshub(hub: DagsHub, tm
     before = len(hub.asked)
     assert signed_in().returncode == 0
     assert not any("oauth" in line for line in hub.asked[before:]), "once is enough"
+
+
+def test_a_notebook_signs_in_if_it_is_asked_to(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(homework, "sign_in", lambda: asked.append("now"))
+    homework.Homework("hw9_test", smoke=True, threads=1).finish()
+    assert asked == []
+    homework.Homework("hw9_test", smoke=True, threads=1, login=True).finish()
+    assert asked == ["now"]
 
 
 def test_a_refused_sign_in_is_one_line(hub: DagsHub) -> None:

@@ -50,6 +50,7 @@ def test_badge_and_bootstrap_name_the_one_repository(path: Path) -> None:
 def test_parameters_are_capitals_in_one_tagged_cell(path: Path) -> None:
     (parameters,) = tagged(path, "parameters")
     names = [line.split(" = ")[0] for line in parameters.source.splitlines()]
+    assert {"SMOKE", "N_IMAGES", "THREADS", "LOGIN"} <= set(names)
     assert names and all(name.isupper() for name in names)
     assert all("# @param" in line for line in parameters.source.splitlines())
 
