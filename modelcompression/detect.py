@@ -93,7 +93,7 @@ class Model:
         pixels = _pixels(picture)
         return Image.fromarray(draw_boxes(pixels, self(pixels)))
 
-    def _loaded(self, threads: int) -> Detector | _Lean:
+    def _loaded(self, threads: int) -> Detector:
         header, _ = opened(self.path)
         if "int8" not in header["graphs"]:
             from .detector import TorchDetector
@@ -110,10 +110,11 @@ class _Lean:
     first photograph is seen.
     """
 
+    runtime, execution_precision = "OpenVINO, lean graph", "int8, rest f32"
     takes_pixels = True
 
     def __init__(self, path: Path, threads: int, columns: int) -> None:
-        self._path, self._columns = path, columns
+        self._path, self._columns, self.threads = path, columns, threads
         self._settings = openvino_settings(positive(threads), "f32", "LATENCY")
         self._graph = unpacked_graph(path)
         self._compiled: dict[tuple[int, ...], Any] = {}
