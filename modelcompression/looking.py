@@ -82,7 +82,8 @@ class Looking:
         if self._save:
             target = self._target(path, ".png" if path.suffix.lower() == ".png" else ".jpg")
             picture = cv2.cvtColor(draw_boxes(pixels, found), cv2.COLOR_RGB2BGR)
-            _, data = cv2.imencode(target.suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+            quality = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if target.suffix == ".jpg" else []
+            _, data = cv2.imencode(target.suffix, picture, quality)
             files.replace({target: data.tobytes()})
 
     def _film(self, source: str) -> None:

@@ -9,11 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+from dagshub.auth import tokens
 from dagshub_server import PREFIX, DagsHub, dagshub
 from mlflow import MlflowClient
 from mlflow_server import PASSWORD, USER
 
 from modelcompression import REPOSITORY, ROOT, homework, runner
+from modelcompression.cli import cli
 from modelcompression.tracking import login
 from modelcompression.tracking.history import finished_runs
 from modelcompression.tracking.store import EXPERIMENT, RunRecord
@@ -22,14 +25,6 @@ from modelcompression.tracking.targets import local_target
 from modelcompression.tracking.tracker import Tracker
 
 NAMES = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "DAGSHUB_USER_TOKEN")
-LOG = """
-from modelcompression.tracking.store import RunRecord
-from modelcompression.tracking.tracker import Tracker
-tracker = Tracker("hw9_test")
-tracker.log(RunRecord("Kept", {"map50": 0.5}, {}, {}, ()))
-tracker.finish()
-print(tracker.target.description)
-"""
 
 
 @pytest.fixture
@@ -43,33 +38,41 @@ def hub(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
         monkeypatch.setenv("DAGSHUB_CLIENT_HOST", hub.address)
         monkeypatch.setenv("DAGSHUB_CLIENT_TOKENS_CACHE", str(tmp_path / "client" / "tokens"))
         monkeypatch.setenv("BROWSER", "true")
-        login._accepted.cache_clear()
+        fresh_process()
         yield hub
+    fresh_process()
+
+
+def fresh_process() -> None:
+    """Nothing is remembered of what DagsHub has accepted."""
     login._accepted.cache_clear()
+    tokens._token_storage = None
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False
-    )
+def signed_in() -> Result:
+    done = CliRunner().invoke(cli, ["login"])
+    fresh_process()
+    return done
 
 
-def signed_in() -> subprocess.CompletedProcess[str]:
-    return command("-m", "modelcompression", "login")
+def logged() -> Tracker:
+    tracker = Tracker("hw9_test")
+    tracker.log(RunRecord("Kept", {"map50": 0.5}, {}, {}, ()))
+    tracker.finish()
+    return tracker
 
 
 def test_a_sign_in_is_kept_by_the_client_and_runs_go_to_dagshub(hub: DagsHub, tmp_path: Path) -> None:
     done = signed_in()
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     page = f"{hub.address}/{REPOSITORY}/experiments"
     assert done.stdout.splitlines()[-1] == f"signed in; runs go to DagsHub, {page}"
-    assert "fresh" in (tmp_path / "client/tokens").read_text() and "fresh" not in done.stdout + done.stderr
+    assert "fresh" in (tmp_path / "client/tokens").read_text() and "fresh" not in done.output
     assert not list(ROOT.glob("*token*"))
-    logged = command("-c", LOG)
-    assert logged.stdout.strip() == f"DagsHub, {page}" and "warning" not in logged.stderr
+    assert logged().target.description == f"DagsHub, {page}"
     assert any(line.startswith(f"POST {PREFIX}/api/2.0/mlflow/runs/create") for line in hub.asked)
     before = len(hub.asked)
-    assert signed_in().returncode == 0
+    assert signed_in().exit_code == 0
     assert not any("oauth" in line for line in hub.asked[before:]), "once is enough"
 
 
@@ -85,16 +88,15 @@ def test_a_notebook_signs_in_if_it_is_asked_to(monkeypatch) -> None:
 def test_a_refused_sign_in_is_one_line(hub: DagsHub) -> None:
     hub.issues = None
     done = signed_in()
-    assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "did not sign you in" in errors[0] and "403" in errors[0]
-    assert "Traceback" not in done.stderr
+    assert done.exit_code == 1
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "did not sign you in" in error and "403" in error
 
 
 @pytest.mark.parametrize("why", ["wrong", "expired", "revoked", "unreachable"])
-def test_a_token_that_is_not_accepted_keeps_the_run_locally(hub: DagsHub, monkeypatch, why: str) -> None:
+def test_a_token_that_is_not_accepted_keeps_the_run_locally(hub, monkeypatch, capsys, why: str) -> None:
     hub.lifetime = timedelta(seconds=-1) if why == "expired" else hub.lifetime
-    assert signed_in().returncode == 0
+    assert signed_in().exit_code == 0
     if why == "wrong":
         path = Path(os.environ["DAGSHUB_CLIENT_TOKENS_CACHE"])
         path.write_text(path.read_text().replace("fresh", "stale"))
@@ -104,25 +106,26 @@ def test_a_token_that_is_not_accepted_keeps_the_run_locally(hub: DagsHub, monkey
         monkeypatch.setenv("DAGSHUB_CLIENT_HOST", "http://127.0.0.1:9")
     else:
         hub.tokens.clear()
-    done = command("-c", LOG)
-    assert done.returncode == 0 and "the local store" in done.stdout
-    (warning,) = done.stderr.strip().splitlines()
+    capsys.readouterr()
+    assert logged().target.is_local
+    (warning,) = capsys.readouterr().err.strip().splitlines()
     says = "cannot be reached" if why == "unreachable" else "`modelcompression login` signs in again"
     assert says in warning and "runs are kept in the local store" in warning
     assert finished_runs(local_target())["experiment"].tolist() == ["Kept"]
 
 
-def test_a_wrong_token_in_the_environment_keeps_the_run_locally(hub: DagsHub, monkeypatch) -> None:
+def test_a_wrong_token_in_the_environment_keeps_the_run_locally(hub, monkeypatch, capsys) -> None:
     monkeypatch.setenv("DAGSHUB_USER_TOKEN", "wr0ng")
-    done = command("-c", LOG)
-    (warning,) = done.stderr.strip().splitlines()
+    assert logged().target.is_local
+    (warning,) = capsys.readouterr().err.strip().splitlines()
     assert "refuses the credentials (401)" in warning and "wr0ng" not in warning
     assert finished_runs(local_target())["experiment"].tolist() == ["Kept"]
 
 
 def test_a_run_without_dagshub_does_not_pay_for_the_client(hub: DagsHub) -> None:
     code = "import sys; from modelcompression.tracking.targets import resolve_target; resolve_target(); "
-    done = command("-c", code + "print('dagshub' in sys.modules, 'httpx' in sys.modules)")
+    code += "print('dagshub' in sys.modules, 'httpx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "False False", done.stderr
 
 

@@ -38,7 +38,7 @@ def sign_in() -> None:
     from dagshub.auth import get_token
 
     try:
-        get_token(host=dagshub_host())
+        get_token(host=dagshub_host(), cache_location=str(_token_file()))
     except Exception as error:  # the client raises whatever its libraries do
         reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
         raise LoginError(f"{dagshub_host()} did not sign you in ({reason})") from None
