@@ -72,7 +72,7 @@ def _target_of(uri: str) -> Target:
         return Target(uri, f"the local store {uri}")
     if not re.match("https?://", uri):
         raise TrackingError(
-            "MLFLOW_TRACKING_URI must start with http://, https:// or sqlite:/// (see README.md)"
+            "MLFLOW_TRACKING_URI must start with http://, https:// or sqlite:/// (see docs/experiments.md)"
         )
     try:
         parts = urlsplit(uri)
