@@ -16,17 +16,17 @@ BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive LOKY_MAX_CPU_COUNT=1
 RUN := $(BIN)/python -m modelcompression
 
-.PHONY: help run publish smoke homework check test release torture table gallery recommend confirm sync ui assets lint clean
+.PHONY: help run publish smoke homework check test release torture table gallery models detect recommend confirm sync ui lab assets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 	@echo "  HW=hw5_export chooses a homework, HW=hw5_export/fastest one notebook, HW=all every one"
 	@echo "  TORCH_INDEX=URL another index for torch"
 
-run: .venv/run.stamp  ## run a homework's notebook and regenerate the tables
+run: .venv/run.stamp  ## run a homework's notebook and print its rows
 	$(RUN) run $(HW)
 
-publish: .venv/run.stamp  ## the same, and replace the committed notebook by the executed one
+publish: .venv/run.stamp  ## the same, replace the committed notebook, send the runs, regenerate the tables
 	$(RUN) publish $(HW)
 
 smoke: HW = all
@@ -63,6 +63,13 @@ gallery: .venv/run.stamp  ## redraw the gallery of detections from the runs that
 	$(BIN)/python results/gallery.py
 	$(BIN)/python results/aggregate.py
 
+models: .venv/run.stamp  ## the cards of models/ anew; NAME=small FROM="an experiment" takes that run's file
+	$(BIN)/python results/models.py $(NAME) $(if $(FROM),--run "$(FROM)") \
+		$(if $(FILE),--file "$(FILE)") $(if $(RECORD),--record "$(RECORD)")
+
+detect: .venv/run.stamp  ## find objects in PHOTO=photo.jpg, a folder, a video; boxes are drawn into build/boxes
+	$(RUN) detect $(PHOTO) --save build/boxes
+
 recommend: .venv/run.stamp  ## which published model is best on this CPU: times them for two minutes
 	$(RUN) recommend
 
@@ -74,6 +81,9 @@ sync: .venv/run.stamp  ## send runs kept in the local store to the tracking serv
 
 ui: .venv/run.stamp  ## look at the local runs in a browser
 	$(RUN) ui
+
+lab: .venv/run.stamp  ## JupyterLab on the first homework
+	$(BIN)/jupyter lab hw1_baseline/baseline.ipynb
 
 assets: .venv/run.stamp  ## find or fetch weights and images
 	$(RUN) assets

@@ -65,7 +65,7 @@ HOMEWORK = click.argument("homework")
 @_command("run hw5_export/fastest")
 @HOMEWORK
 def run(homework: str) -> None:
-    """Execute the notebooks of HOMEWORK, log their runs, regenerate the tables.
+    """Execute the notebooks of HOMEWORK, log their runs, print their rows; no table changes.
 
     HOMEWORK is a folder (hw5_export), one notebook in it (hw5_export/fastest), or all.
     """
@@ -77,7 +77,7 @@ def run(homework: str) -> None:
 @_command("publish hw4_clustering")
 @HOMEWORK
 def publish(homework: str) -> None:
-    """Execute like run, and replace the committed notebooks by the executed ones."""
+    """Execute like run, replace the committed notebooks, send the runs, regenerate the tables."""
     from . import runner
 
     runner.run(homework, publishing=True)
@@ -147,6 +147,41 @@ def confirm(models: tuple[str, ...], images: int, smoke: bool, target: Path | No
     confirming.confirm(models, images, smoke, target)
 
 
+@_command("detect photo.jpg --save boxes")
+@click.argument("sources", nargs=-1, required=True, metavar="PHOTO…")
+@click.option("--model", help="A .mcpk file, or the name of one in models/.  [the fastest of models/]")
+@click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Write pictures and videos with boxes into this folder.")  # fmt: skip
+@click.option("--json", "lines", is_flag=True, help="A line of JSON for each picture.")
+@click.option("--confidence", type=float, default=0.25, show_default=True, help="Leave out boxes below.")
+@click.option("--size", type=int, default=640, show_default=True, help="Long side of the input, pixels.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="Threads of the runtime.  [all cores]")
+def detect(
+    sources: tuple[str, ...], model: str | None, save: Path | None, lines: bool, **settings: Any
+) -> None:
+    """Find objects in photographs, folders of them, videos, or a camera given by its number.
+
+    Nothing is written unless asked for by --save.
+    """
+    from .detect import Model
+    from .looking import Looking
+
+    looking = Looking(Model(model, **settings), save, lines)
+    looking.at(sources)
+    print(looking.summary(), file=sys.stderr)
+
+
+@_command("models")
+def models() -> None:
+    """The models that can be taken home: what they are, and whether their files are whole."""
+    from .cards import cards
+    from .fetch import verify
+
+    for card in cards():
+        verify(card.file, card.sha256)
+        click.echo(f"{card.name:20} {card.size / 2**20:5.2f} MB  {card.what}")
+
+
 @_command("inspect small.mcpk")
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:
@@ -164,6 +199,16 @@ def sync() -> None:
 
     sent = send()
     click.echo(f"{sent} experiment(s) sent to {resolve_target().description}")
+
+
+@_command("login")
+def login() -> None:
+    """Sign in to DagsHub in the browser; its client keeps the token."""
+    from .tracking.login import sign_in
+    from .tracking.targets import resolve_target
+
+    sign_in()
+    click.echo(f"signed in; runs go to {resolve_target().description}")
 
 
 @_command("where")

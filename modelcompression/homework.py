@@ -37,6 +37,7 @@ from .measure.intervals import Interval, paired_bootstrap
 from .measure.latency import Comparison, time_pairs
 from .measure.pipeline import View, time_pipelines
 from .subject import PARAMETERS
+from .tracking.login import sign_in
 from .tracking.store import RunRecord
 from .tracking.targets import resolve_target
 from .tracking.tracker import Tracker
@@ -73,17 +74,28 @@ class Homework:
             never enter a table.
         n_images: images of val2017 to report on; None: the 281 listed ones.
         threads: threads of every runtime.
+        login: sign in to DagsHub in the browser first, see ``tracking.login``.
 
     Raises:
         ParameterError: a parameter out of range, before any long work starts.
+        LoginError: DagsHub does not sign in.
         AssetError: images or weights are damaged or out of reach.
     """
 
-    def __init__(self, name: str, smoke: bool = False, n_images: int | None = None, threads: int = 2) -> None:
+    def __init__(
+        self,
+        name: str,
+        smoke: bool = False,
+        n_images: int | None = None,
+        threads: int = 2,
+        login: bool = False,
+    ) -> None:
         self.name = name
         self.smoke = smoke
         self.threads = threads
         self._check(n_images)
+        if login:
+            sign_in()
         self.images, self.calibration = report_and_calibration(n_images)
         if smoke:
             self.images, self.calibration = self.images.first(6), self.calibration.first(4)

@@ -28,6 +28,7 @@ from .measure.latency import time_pairs
 from .methods.lean import LeanDetector
 from .packed import checkpoint
 from .packed.tensors import PackedCheckpointError
+from .shipped_models import recommend_shipped
 from .subject import weights
 from .tracking.history import artifacts, finished_runs
 from .tracking.targets import TrackingError, resolve_target
@@ -194,6 +195,8 @@ def advice(rows: pd.DataFrame) -> pd.DataFrame:
 def recommend(threads: int | None = None) -> None:
     """Time the published models on this CPU and print what to take for which goal.
 
+    Where the store holds no run, the models of ``models/`` are timed instead.
+
     Raises:
         NothingToRecommend: there is no model, or none that can be timed here.
         AssetError, TrackingError: the weights or the store are out of reach.
@@ -201,7 +204,11 @@ def recommend(threads: int | None = None) -> None:
     threads = threads or min(2, cpu().cores)
     if threads > cpu().cores:
         raise NothingToRecommend(f"threads must be 1…{cpu().cores} on this machine, not {threads}")
-    runs = candidates(finished_runs())
+    logged = finished_runs()
+    if logged.empty:
+        print(f"{resolve_target().description} holds no run; {cpu()}; {threads} threads")
+        return recommend_shipped(threads)
+    runs = candidates(logged)
     print(f"{cpu()}; {threads} threads; {len(runs)} models of {resolve_target().description}")
     rows, skipped = timed(runs, TorchDetector(weights(), threads))
     for experiment, reason in skipped.items():

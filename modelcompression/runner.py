@@ -196,22 +196,38 @@ def _begin_campaign() -> None:
     os.environ["MC_CAMPAIGN"] = f"{code}, {cpu().name}, {cpu().isa}"
 
 
-def _results(arguments: list[str]) -> None:
-    done = subprocess.run([sys.executable, ROOT / "results" / "aggregate.py", *arguments], check=False)
+def _results(script: str, arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, ROOT / "results" / script, *arguments], check=False)
     if done.returncode:
-        raise RunnerError("the results tables were not regenerated, see above")
+        raise RunnerError(f"results/{script} {' '.join(arguments)} failed, see above")
+
+
+def _send() -> None:
+    """Before a table changes: the server whose page it links to gets the runs that it will name."""
+    from .tracking.sync import sync
+    from .tracking.targets import TrackingError, resolve_target
+
+    target = resolve_target()
+    if target.is_local:
+        return
+    try:
+        print(f"{sync()} experiment(s) of the local store sent to {target.description}")
+    except TrackingError as error:
+        then = "the notebooks are published, the tables are not: `make sync` and `make table` do the rest"
+        raise RunnerError(f"{error}; {then}") from None
 
 
 def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
-    """Execute the notebooks of a homework, then regenerate the tables.
+    """Execute the notebooks of a homework and print their rows; only publishing changes a tracked file.
 
     Args:
         homework: as for `notebooks`.
         smoke: a handful of images, no tables.
-        publishing: replace the committed notebooks by the executed ones.
+        publishing: replace the committed notebooks by the executed ones, send the runs of the local store to
+            the tracking server, if there is one, and regenerate the tables.
 
     Raises:
-        RunnerError, AssetError: see `notebooks`, `execute` and `publish`.
+        RunnerError, AssetError: see `notebooks`, `execute` and `publish`; the server refuses the runs.
     """
     chosen = notebooks(homework)
     if publishing and homework == "all":
@@ -225,6 +241,10 @@ def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
     finally:  # not in between: the runs that follow would be of a changed commit
         for notebook, copy in executed.items() if publishing else ():
             publish(copy, notebook)
-    if not smoke:
-        _results(["--print", *dict.fromkeys(path.parent.name for path in chosen)])
+    homeworks = list(dict.fromkeys(path.parent.name for path in chosen))
+    if publishing:
+        _send()
+        _results("aggregate.py", ["--print", *homeworks])
+    elif not smoke:
+        _results("show.py", homeworks)
     print(f"{len(chosen)} notebook(s) in {(time.time() - start) / 60:.1f} min")

@@ -16,10 +16,13 @@ from pathlib import Path
 import pandas as pd
 
 from modelcompression import ROOT, assets, figures, subject
+from modelcompression.cards import cards
+from modelcompression.detect import Model
 from modelcompression.detector import Detector, TorchDetector
 from modelcompression.files import replace
 from modelcompression.goals import evidence, winner
 from modelcompression.measure.accuracy import evaluate
+from modelcompression.methods.lean import LeanDetector
 from modelcompression.recommend import detector_of, view
 from modelcompression.terminal import script
 from modelcompression.tracking import history, targets
@@ -60,20 +63,24 @@ class Shown:
 
 
 def shown_of(row: pd.Series, runs: pd.DataFrame, folder: Path) -> Shown:
-    """The model of a row, as it was measured, from the files of its run.
+    """The model of a row, as it was measured, from the files of its run or from ``models/``.
 
     Args:
         runs: of the store, as ``history.finished_runs`` returns them.
         folder: where files may be fetched and unpacked.
 
     Raises:
-        ResultsError: the run is not in the store.
+        ResultsError: the run is not in the store, and no model to take home was measured by it.
         TrackingError, DetectorError: its files are not, or this CPU cannot execute them.
     """
     if row["experiment"] == BASELINE:
         return Shown(TorchDetector(subject.weights()))
     found = runs[runs["run_id"] == row["run_id"]]
     if found.empty:
+        for card in cards():
+            if card.default.get("run_id") == row["run_id"]:
+                square = row["runtime"] != LeanDetector.runtime
+                return Shown(Model(card.file, threads=2).detector, square=square)
         raise ResultsError(
             f"run {row['run_id']} is not in {targets.resolve_target().description}: draw the gallery where "
             "the run was made, or name its store in MC_STORE or MLFLOW_TRACKING_URI"

@@ -1,4 +1,4 @@
-"""results/report.html: every column of every row, sortable, with the figures; one file, no network."""
+"""results/report.html: what to take on each CPU, all columns of all rows, figures; one file, no network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from string import Template
 
 import pandas as pd
 
+from modelcompression.goals import winner
 from rows import FIGURES, machine_name, machines
 from tables import CAPTIONS, number
 
@@ -78,6 +79,42 @@ COLUMNS_SHOWN = [
 ]  # fmt: skip
 
 
+# Columns that results.csv may have or not; they stand behind the speed-up.
+COLUMNS_LATER = [
+    Column(
+        "confirmed_loss_bound", "Loss at most, %", "Confirmed: with 95 % confidence, mAP50-95 falls by at "
+        "most this share of the original's; – where nobody has confirmed the row.", ".2f", 100,
+    ),
+    Column(
+        "confirmed_map50_95_delta", "Δ confirmed, %", "The change of mAP50-95, measured again from the file "
+        "on more photographs, with its 95 % interval.", "+z.2f", 100, True,
+    ),
+    Column("confirmed_images", "Photographs", "How many it was confirmed on.", ".0f"),
+    Column(
+        "confirmed_speedup", "× confirmed", "Median ratio of forward passes in several fresh processes, with "
+        "a 95 % interval over processes and pairs.", ".2f", 1, True,
+    ),
+    Column(
+        "pipeline_speedup", "× JPEG to boxes", "The same ratio for all that an application waits for: "
+        "decoding, scaling, the forward pass and non-maximum suppression.", ".2f", 1, True,
+    ),
+    Column(
+        "confirmed_pipeline_speedup", "× JPEG to boxes, confirmed", "That ratio in several fresh processes.",
+        ".2f", 1, True,
+    ),
+]  # fmt: skip
+TILES = {"size_ratio": "smallest file", "speedup": "fastest", "both": "small and fast"}
+LOSS = 0.03
+OPPONENT = "Ultralytics export"  # how the rows begin that a user gets in one line
+
+
+def columns_of(rows: pd.DataFrame) -> list[Column]:
+    """The columns that the page shows of these rows."""
+    place = [column.name for column in COLUMNS_SHOWN].index("speedup") + 1
+    there = [column for column in COLUMNS_LATER if column.name in rows and rows[column.name].notna().any()]
+    return [*COLUMNS_SHOWN[:place], *there, *COLUMNS_SHOWN[place:]]
+
+
 def page(rows: pd.DataFrame, figures: dict[str, str], gallery: bytes | None) -> str:
     """HTML of the whole page.
 
@@ -93,14 +130,48 @@ def page(rows: pd.DataFrame, figures: dict[str, str], gallery: bytes | None) -> 
     ]
     if gallery:
         pictures.append(_figure("jpeg", gallery, say["gallery"]))
+    columns = columns_of(rows)
     return Template(TEMPLATE.read_text(encoding="utf8")).substitute(
         homeworks="".join(f"<option>{escape(name)}</option>" for name in sorted(rows["homework"].unique())),
         machines="".join(f"<option>{escape(name)}</option>" for name in names),
-        head="".join(map(_heading, COLUMNS_SHOWN)),
-        rows="\n".join(_row(row) for _, row in rows.iterrows()),
+        dashboard="\n".join(map(_machine, machines(rows))),
+        head="".join(map(_heading, columns)),
+        rows="\n".join(_row(row, columns) for _, row in rows.iterrows()),
         figures="\n".join(pictures),
-        columns="\n".join(f"<dt>{escape(c.title)}</dt><dd>{escape(c.meaning)}</dd>" for c in COLUMNS_SHOWN),
+        columns="\n".join(f"<dt>{escape(c.title)}</dt><dd>{escape(c.meaning)}</dd>" for c in columns),
     )
+
+
+def _machine(rows: pd.DataFrame) -> str:
+    """What to take on one CPU: a tile for each goal, and one for what a user gets without this project."""
+    chosen = {title: winner(rows, gain, LOSS) for gain, title in TILES.items()}
+    others = rows[rows["experiment"].str.startswith(OPPONENT)].dropna(subset="speedup")
+    if len(others):
+        chosen["for comparison"] = others.loc[others["speedup"].idxmax()]
+    tiles = "".join(_tile(title, row) for title, row in chosen.items())
+    return f'<h3>{escape(machine_name(rows.iloc[0]))}</h3>\n<ul class="tiles">{tiles}</ul>'
+
+
+def _tile(title: str, row: pd.Series | None) -> str:
+    if row is None:
+        return f'<li><b>{title}</b><span class="name">nothing loses as little</span></li>'
+    facts = [_fact(row, "size_mb", ".2f", " MB"), _fact(row, "speedup", ".2f", "× the speed")]
+    if not pd.isna(row.get("pipeline_speedup")):
+        facts.append(_fact(row, "pipeline_speedup", ".2f", "× the speed, JPEG to boxes"))
+    bound = row.get("confirmed_loss_bound")
+    delta, low, high = (number(100 * row[f"map50_95_delta{end}"], "+z.1f") for end in ("", "_lo", "_hi"))
+    lost = f"mAP50-95 {delta} % [{low}, {high}], {row['images']:.0f} photographs, not confirmed"
+    if not pd.isna(bound):
+        lost = f"loses at most {number(100 * bound, '.1f')} %, {row['confirmed_images']:.0f} photographs"
+    body = "".join(f"<span>{fact}</span>" for fact in facts)
+    name = f'<span class="name">{escape(row["experiment"])}</span>'
+    return f"<li><b>{title}</b>{name}{body}<small>{lost}</small></li>"
+
+
+def _fact(row: pd.Series, name: str, form: str, unit: str) -> str:
+    """A number, the confirmed one where there is one."""
+    confirmed = row.get(f"confirmed_{name}")
+    return number(row[name] if pd.isna(confirmed) else confirmed, form) + unit
 
 
 def _heading(column: Column) -> str:
@@ -109,11 +180,14 @@ def _heading(column: Column) -> str:
     return f'<th scope="col" aria-sort="none"{kind} title="{escape(column.meaning)}">{button}</th>'
 
 
-def _row(row: pd.Series) -> str:
-    name, *others = (_cell(row, column) for column in COLUMNS_SHOWN)
+def _row(row: pd.Series, columns: list[Column]) -> str:
+    name, *others = (_cell(row, column) for column in columns)
     name = name.replace("<td", '<th scope="row"', 1).replace("</td>", "</th>")
     homework, machine = escape(row["homework"]), escape(machine_name(row))
-    return f'<tr data-homework="{homework}" data-machine="{machine}">{name}{"".join(others)}</tr>'
+    kinds = [] if pd.isna(row.get("confirmed_loss_bound")) else ["confirmed"]
+    kinds += ["opponent"] if row["experiment"].startswith(OPPONENT) else []
+    data = f'data-homework="{homework}" data-machine="{machine}" data-kind="{" ".join(kinds)}"'
+    return f"<tr {data}>{name}{''.join(others)}</tr>"
 
 
 def _cell(row: pd.Series, column: Column) -> str:

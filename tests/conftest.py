@@ -20,8 +20,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 from modelcompression import ROOT, assets, runner, subject
 from modelcompression.detector import TorchDetector
+from modelcompression.grid import nearest_exponents, step_sizes
 from modelcompression.images import letterbox, to_batch
 from modelcompression.measure import accuracy
+from modelcompression.methods import quantization
+from modelcompression.network import convolutions
+from modelcompression.packed import checkpoint
+from modelcompression.packed.tensors import Grid
 from modelcompression.tracking import history
 
 # `make test` has two processes of one thread each.
@@ -72,6 +77,7 @@ def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("MLFLOW_TRACKING_URI", "DAGSHUB_USER_TOKEN", "DAGSHUB_REPO", "DASK_SCHEDULER_ADDRESS"):
         os.environ.pop(name, None)
     os.environ["MC_STORE"] = str(tmp_path_factory.mktemp("store"))
+    os.environ["DAGSHUB_CLIENT_TOKENS_CACHE"] = str(tmp_path_factory.mktemp("signed_out") / "tokens")
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,24 @@ def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     openvino.save_model(graph, folder / "fp32.xml", compress_to_fp16=False)
     openvino.save_model(graph, folder / "fp16.xml", compress_to_fp16=True)
     return {"onnx": onnx, "fp32": folder / "fp32.xml", "fp16": folder / "fp16.xml"}
+
+
+@pytest.fixture(scope="session")
+def packed_int8(
+    eager: TorchDetector, exported: dict[str, Path], demo: assets.ImageSet, tmp_path_factory
+) -> Path:
+    """The original model as a packed checkpoint of 8 bits a weight, its INT8 graph inside."""
+    import openvino
+
+    tensors = {}
+    for name, layer in convolutions(eager.model).items():
+        weight = layer.weight.detach().numpy()
+        exponents = nearest_exponents(np.abs(weight).reshape(len(weight), -1).max(1) / 126)
+        symbols = np.rint(weight / step_sizes(exponents).reshape(-1, 1, 1, 1)).astype(int)
+        tensors[f"{name}.weight"] = Grid(np.clip(symbols, -127, 127), exponents)
+    graph = openvino.Core().read_model(exported["fp32"])
+    int8 = quantization.int8(graph, demo.first(2), bias_correction=False)
+    return checkpoint.save(tmp_path_factory.mktemp("packed") / "int8.mcpk", eager.model, tensors, int8=int8)
 
 
 @pytest.fixture(scope="session")

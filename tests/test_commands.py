@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +15,19 @@ import pytest
 from conftest import NO_NETWORK, THREADS, copy_working_tree
 from mlflow import MlflowClient
 
-from modelcompression import ROOT, runner, skeleton
+from modelcompression import ROOT, cards, runner, skeleton
 from modelcompression.detector import load_yolo
 from modelcompression.packed import checkpoint
 from modelcompression.packed.tensors import PackedCheckpointError
 from modelcompression.tracking.store import EXPERIMENT
 
-DOCUMENTS = ("README.md", "README.ru.md", "CONTRIBUTING.md")
+sys.path.insert(0, str(ROOT / "results"))
+
+import models
+from rows import read_rows
+
+DOCUMENTS = ["README.md", "README.ru.md", "CONTRIBUTING.md"]
+DOCUMENTS += [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
 COMMAND = re.compile(r"`((?:make|pip|python|modelcompression|\.venv/bin/\w+) [^`]+)`")
 # Not executed: only that what they call exists.
 CHECKED = {
@@ -37,6 +44,12 @@ CHECKED = {
     "make gallery": "needs the runs of the tables: test_gallery.py has some",
     "modelcompression --help": "test_cli.py has every command",
     "python results/aggregate.py --check": "is a part of make lint",
+    'make models NAME=small FROM="its experiment"': "needs a run: test_models.py has one",
+    "make models": "test_models.py",
+    "make lab": "runs until Ctrl-C",
+    "pip install .": "installs from the network",
+    "modelcompression detect": "test_detect.py",
+    "modelcompression login": "needs a browser: test_login.py has a server",
     "make recommend": "needs published runs: test_recommend.py has some",
     "make torture": "minutes: test_torture.py has a small dose",
     "make sync": "needs a server: test_tracking.py has one",
@@ -56,6 +69,9 @@ EXECUTED = {
     "make lint": "All checks passed!",
     "make table": "report.html regenerated",
     "modelcompression inspect small.mcpk": "model.0.conv.weight",
+    "modelcompression models": "tiny ",
+    "modelcompression --help": "detect",
+    "modelcompression detect photo.jpg --save boxes": "photo.jpg: ",
 }
 Shell = Callable[[str], str]
 
@@ -129,7 +145,8 @@ def test_what_a_command_calls_exists(command: str, shell: Shell) -> None:
             if not module.startswith("modelcompression"):
                 known = shell(f"python -m {module} --help")
             assert [option for option in options(arguments) if option not in known] == []
-        assert modules or scripts
+        programs = re.findall(r"^\.venv/bin/(jupyter lab) hw", printed, re.M)
+        assert modules or scripts or programs
         assert all((ROOT / script).is_file() for script in scripts)
     elif "dask" in command or command.startswith(("modelcompression", "python results")):
         program, subcommand, *_ = command.split()
@@ -138,6 +155,10 @@ def test_what_a_command_calls_exists(command: str, shell: Shell) -> None:
     elif "pre-commit" in command:  # not a package of ours, but its hooks' programs are
         programs = re.findall(r"entry: (\S+)", (ROOT / ".pre-commit-config.yaml").read_text())
         assert programs and all(shell(f"ls {program}") for program in programs)
+    elif command.startswith("modelcompression"):
+        assert "Example: modelcompression" in shell(f"{command} --help")
+    elif command == "pip install .":  # for those who only want to detect
+        assert "modelcompression = " in (ROOT / "pyproject.toml").read_text()
     else:
         *_, constraints, package = command.split()
         assert f"\n{package}==" in (ROOT / constraints).read_text()
@@ -208,21 +229,42 @@ def insert_before_table(path: Path, source: str) -> None:
     nbformat.write(document, path)
 
 
-@pytest.mark.parametrize("command", ["make help", "modelcompression inspect small.mcpk"])
-def test_a_command_of_the_readme(command: str, scratch: Path, shell: Shell, weights: Path) -> None:
-    checkpoint.save(scratch / "small.mcpk", load_yolo(weights), {})
+@pytest.fixture
+def at_home(scratch: Path, packed_int8: Path, demo) -> Path:
+    """The scratch copy with a packed file, a model to take home and a photograph."""
+    shutil.copy(packed_int8, scratch / "small.mcpk")
+    models.take(scratch, "tiny", packed_int8, {}, read_rows(ROOT)[:0])
+    (photograph,) = (sample.path for sample in demo.samples if sample.path.stem == "zidane")
+    shutil.copy(photograph, scratch / "photo.jpg")
+    return scratch
+
+
+@pytest.mark.parametrize("command", [name for name in EXECUTED if name.startswith("modelcompression")])
+def test_a_command_of_the_readme(command: str, at_home: Path, shell: Shell) -> None:
     assert EXECUTED[command] in shell(command)
+    if "--save" in command:
+        assert (at_home / "boxes" / "photo.jpg").is_file()
 
 
 def test_help_lists_every_target(shell: Shell) -> None:
+    assert EXECUTED["make help"] in shell("make help")
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     assert [target for target in targets if f"make {target} " not in shell("make help")] == []
 
 
-def test_the_python_of_the_readme(tmp_path: Path, monkeypatch, weights: Path) -> None:
+def test_the_python_of_the_readme(at_home: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(at_home)
+    monkeypatch.setattr(cards, "ROOT", at_home)
+    (example,) = blocks((ROOT / "README.md").read_text(encoding="utf8"), "python")
+    exec(example, names := {})
+    assert names["model"].path.name == f"{cards.fastest().name}.mcpk"
+    assert "Box(name='person'" in capsys.readouterr().out
+
+
+def test_the_python_of_the_page_on_packed_checkpoints(tmp_path: Path, monkeypatch, weights: Path) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoint.save("small.mcpk", load_yolo(weights), {})
-    (example,) = blocks((ROOT / "README.md").read_text(encoding="utf8"), "python")
+    (example,) = blocks((ROOT / "docs/packed.md").read_text(encoding="utf8"), "python")
     with pytest.raises(PackedCheckpointError, match="INT8"):  # this one carries no INT8 graph
         exec(example, names := {})
     assert names["yolo"].model

@@ -1,5 +1,6 @@
 """The gallery shows who won, as measured, on photographs that may be shown."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from modelcompression import ROOT, assets
+from modelcompression import ROOT, assets, cards
 from modelcompression.detector import DetectorError
 from modelcompression.goals import evidence, loss_limits
+from modelcompression.measure.accuracy import evaluate
 from modelcompression.tracking import history
 from modelcompression.tracking.store import RunRecord
 from modelcompression.tracking.tracker import Tracker
@@ -61,6 +63,18 @@ def test_a_model_comes_back_as_it_was_measured(store, row, exported, batch, eage
     shown = shown_of(row, history.finished_runs(), store)
     assert (shown.detector.runtime, shown.size, shown.square) == ("OpenVINO", 320, False)
     assert np.abs(shown.detector(batch) - eager(batch)).max() < 0.1
+
+
+def test_a_model_to_take_home_stands_in_for_its_run(store, row, packed_int8, demo, monkeypatch) -> None:
+    monkeypatch.setattr(cards, "ROOT", store)
+    row["run_id"], row["runtime"] = "f" * 32, "OpenVINO, lean graph"
+    facts = {"what": "", "sha256": "", "size": 1, "licence": "", "made": {}}
+    (store / "models").mkdir()
+    (store / "models/tiny.mcpk").write_bytes(packed_int8.read_bytes())
+    (store / "models/tiny.json").write_text(json.dumps({"name": "tiny", **facts, "rows": [row.to_dict()]}))
+    shown = shown_of(row, history.finished_runs(), store)
+    assert (shown.detector.runtime, shown.size, shown.square) == ("OpenVINO, lean graph", 640, False)
+    assert len(evaluate(shown.detector, demo.first(1), 320, False, False).detections[0])
 
 
 def test_a_missing_run_or_a_pickle_is_one_clear_error(store, row, tmp_path) -> None:

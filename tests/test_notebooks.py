@@ -50,6 +50,7 @@ def test_badge_and_bootstrap_name_the_one_repository(path: Path) -> None:
 def test_parameters_are_capitals_in_one_tagged_cell(path: Path) -> None:
     (parameters,) = tagged(path, "parameters")
     names = [line.split(" = ")[0] for line in parameters.source.splitlines()]
+    assert {"SMOKE", "N_IMAGES", "THREADS", "LOGIN"} <= set(names)
     assert names and all(name.isupper() for name in names)
     assert all("# @param" in line for line in parameters.source.splitlines())
 
@@ -165,3 +166,17 @@ def test_notebooks_are_published_after_the_last_run_even_if_that_fails(monkeypat
     with pytest.raises(runner.RunnerError, match="a cell failed"):
         runner.run("hw5_export", publishing=True)
     assert done == ["run export", "run fastest", "publish export"]
+
+
+def test_only_publishing_changes_a_table(monkeypatch) -> None:
+    done = []
+    monkeypatch.setattr(runner, "_fetch_assets", lambda needed: None)
+    monkeypatch.setattr(runner, "execute", lambda notebook, smoke: notebook)
+    monkeypatch.setattr(runner, "publish", lambda copy, notebook: done.append("publish"))
+    monkeypatch.setattr(runner, "_send", lambda: done.append("send"))
+    monkeypatch.setattr(runner, "_results", lambda script, arguments: done.append((script, *arguments)))
+    runner.run("hw1_baseline")
+    runner.run("hw1_baseline", smoke=True)
+    runner.run("hw1_baseline", publishing=True)
+    published = ["publish", "send", ("aggregate.py", "--print", "hw1_baseline")]
+    assert done == [("show.py", "hw1_baseline"), *published]

@@ -1,13 +1,17 @@
-"""Both READMEs say the same: structure, commands, links and every number."""
+"""READMEs and docs/ say the same in both languages: structure, commands, links and every number."""
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from modelcompression import ROOT
+from modelcompression.runner import badge, notebooks
 
-ENGLISH, RUSSIAN = ((ROOT / name).read_text(encoding="utf8") for name in ("README.md", "README.ru.md"))
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if ".ru." not in p.name)]
+WORDS = 900  # of a screen: what stands before the long table
+page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 NUMBER = re.compile(r"(?<![A-Za-z\d])\d+(?:[.,]\d+)?")
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
@@ -38,25 +42,51 @@ def numbers(text: str) -> Counter:
     return Counter(number.replace(",", ".") for number in NUMBER.findall(prose))
 
 
+def both(path: Path) -> tuple[str, str]:
+    return path.read_text(encoding="utf8"), path.with_suffix(".ru.md").read_text(encoding="utf8")
+
+
+@page
 @pytest.mark.parametrize("part", [headings, commands, tables])
-def test_both_readmes_have_the_same(part) -> None:
-    assert part(ENGLISH) == part(RUSSIAN)
+def test_both_languages_have_the_same(part, path: Path) -> None:
+    english, russian = both(path)
+    assert part(english) == part(russian)
 
 
-def test_both_readmes_have_the_same_numbers() -> None:
-    english, russian = numbers(ENGLISH), numbers(RUSSIAN)
+@page
+def test_both_languages_have_the_same_numbers(path: Path) -> None:
+    english, russian = map(numbers, both(path))
     assert english - russian == Counter() == russian - english
 
 
-def test_every_local_link_leads_somewhere() -> None:
-    for text, other in ((ENGLISH, "README.ru.md"), (RUSSIAN, "README.md")):
+@page
+def test_every_local_link_leads_somewhere(path: Path) -> None:
+    for text, other in zip(both(path), (path.with_suffix(".ru.md").name, path.name), strict=True):
         targets = {target for target in LINK.findall(text) if not target.startswith("http")}
         assert other in targets
-        assert [target for target in targets if not (ROOT / target).exists()] == []
+        assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
-def test_every_homework_and_room_is_listed() -> None:
-    expected = [path.name for path in ROOT.glob("hw*_*") if path.is_dir()]
-    expected += [f"modelcompression/{name}/" for name in ("measure", "methods", "packed", "tracking")]
-    for text in (ENGLISH, RUSSIAN):
-        assert [name for name in expected if name not in text] == []
+def test_each_language_links_to_its_own_pages() -> None:
+    english, russian = both(PAGES[0])
+    for path in PAGES[1:]:
+        assert f"(docs/{path.name})" in english and f"(docs/{path.stem}.ru.md)" in russian
+
+
+def test_every_notebook_has_a_badge() -> None:
+    for text in both(PAGES[0]):
+        targets = [badge(path).rpartition("](")[2] for path in notebooks()]
+        assert targets and [target for target in targets if target not in text] == []
+
+
+def test_every_room_is_listed() -> None:
+    for text in both(ROOT / "docs" / "house.md"):
+        rooms = [path.parent.name for path in (ROOT / "modelcompression").glob("*/__init__.py")]
+        assert rooms and [name for name in rooms if f"modelcompression/{name}/" not in text] == []
+
+
+def test_the_readme_is_one_screen() -> None:
+    for text, title in zip(both(PAGES[0]), ("### All experiments", "### Все эксперименты"), strict=True):
+        assert text.count(title) == 1
+        prose = re.sub(r"\]\([^)]*\)|<[^>]+>", " ", text.split(title)[0])
+        assert len(re.findall(r"[\w.,'−+×%-]*\w[\w.,'−+×%-]*", prose)) <= WORDS

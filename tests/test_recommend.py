@@ -1,16 +1,20 @@
 """What ``modelcompression recommend`` takes into account, times and says."""
 
+import json
+
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import THREADS
 
-from modelcompression import recommend
+from modelcompression import assets, cards, recommend, shipped_models
 from modelcompression.detector import DetectorError, OnnxDetector, OpenVinoDetector, TorchDetector, load_yolo
 from modelcompression.measure.agreement import agreement, as_truth
 from modelcompression.measure.footprint import shipped
 from modelcompression.methods.lean import LeanDetector
 from modelcompression.packed import checkpoint
 from modelcompression.recommend import NothingToRecommend, candidates, detector_of
+from modelcompression.shipped_models import NothingToTake
 from modelcompression.tracking.history import finished_runs
 from modelcompression.tracking.store import RunRecord
 from modelcompression.tracking.tracker import Tracker
@@ -31,9 +35,48 @@ def log(experiment: str, runtime: str, files=(), params=SQUARE, agreement=None, 
     tracker.finish()
 
 
-def test_an_empty_store_says_how_to_fill_it() -> None:
+@pytest.fixture
+def empty_store(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MC_STORE", str(tmp_path / "empty"))
+
+
+def test_a_store_without_a_counting_run_says_how_to_fill_it(empty_store) -> None:
+    log("Smoke", "OpenVINO", smoke="true")
     with pytest.raises(NothingToRecommend, match="make run HW=hw5_export"):
-        recommend.recommend()
+        recommend.recommend(THREADS)
+
+
+def test_without_any_run_the_shipped_models_are_timed(
+    empty_store, packed_int8, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(cards, "ROOT", tmp_path)
+    monkeypatch.setattr(shipped_models, "PAIRS", 2)
+    monkeypatch.setattr(shipped_models, "INPUT_SIZE", 320)
+    monkeypatch.setattr(shipped_models, "EXPORTS", {})
+    with pytest.raises(NothingToTake, match="make run"):
+        recommend.recommend(THREADS)
+    row = {"map50_95_delta": -0.01, "map50_95_delta_lo": -0.02, "map50_95_delta_hi": 0.0}
+    facts = {"what": "", "sha256": "", "size": 2**20, "licence": "", "made": {}}
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/tiny.mcpk").write_bytes(packed_int8.read_bytes())
+    (tmp_path / "models/tiny.json").write_text(json.dumps({"name": "tiny", **facts, "rows": [row]}))
+    recommend.recommend(THREADS)
+    *_, header, line, best, command = capsys.readouterr().out.strip().splitlines()
+    assert "JPEG to boxes" in header and "tiny 1.00 -1.0 [-2.0, +0.0]" in " ".join(line.split())
+    fastest = "tiny" if float(line.split()[-3]) > 1 else "the original, eager PyTorch"
+    assert best == f"fastest from JPEG to boxes: {fastest}; to have it:"
+    assert (
+        fastest != "tiny" or command == f"modelcompression detect photo.jpg --model tiny --threads {THREADS}"
+    )
+
+
+def test_what_ultralytics_exports_is_timed_by_its_own_graph(tmp_path) -> None:
+    (half,) = shipped_models._exported_by_ultralytics(tmp_path, THREADS, {"half": {"half": True}})
+    assert 6 < half.megabytes < 6.6 and half.command.endswith("format=openvino half=True")
+    (jpeg,) = (
+        np.fromfile(s.path, np.uint8) for s in assets.image_set("demo").samples if s.path.stem == "bus"
+    )
+    assert len(half.boxes(jpeg)) >= 4
 
 
 def test_only_full_runs_with_a_file_for_a_runtime_count() -> None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 
+import pandas as pd
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -12,16 +13,18 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from modelcompression import ROOT
+from modelcompression.goals import winner
 
 sys.path.insert(0, str(ROOT / "results"))
 
-from page import COLUMNS_SHOWN, PAGE
-from rows import machines, read_rows
+from page import PAGE, columns_of, page
+from rows import FIGURES, machine_name, machines, read_rows
 
 BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 FLAGS = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
 FLAGS += " disable-component-update disable-sync window-size=1200,900"
 ROWS = read_rows(ROOT)
+COLUMNS_SHOWN = columns_of(ROWS)
 
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER),
@@ -126,6 +129,51 @@ def test_every_value_of_the_csv_is_on_the_page(opened) -> None:
     assert len(opened.find_elements(By.CSS_SELECTOR, "dt")) == len(COLUMNS_SHOWN)
 
 
+def test_each_cpu_has_its_tiles(opened) -> None:
+    groups = machines(ROWS)
+    titles = [title.text for title in opened.find_elements(By.CSS_SELECTOR, "#dashboard h3")]
+    assert titles == [machine_name(group.iloc[0]) for group in groups]
+    for group, tiles in zip(groups, opened.find_elements(By.CLASS_NAME, "tiles"), strict=True):
+        shown = [tile.text.splitlines() for tile in tiles.find_elements(By.TAG_NAME, "li")]
+        assert [lines[0] for lines in shown[:3]] == ["smallest file", "fastest", "small and fast"]
+        best = winner(group, "speedup", 0.03)
+        fits = best is None or (best["experiment"] == shown[1][1] and f"{best['size_mb']:.2f} MB" in shown[1])
+        assert fits and (best is not None or "nothing loses as little" in shown[1])
+
+
+def test_confirmed_numbers_opponents_and_pipelines_are_shown(browser, tmp_path) -> None:
+    rows = machines(ROWS)[0].reset_index(drop=True)
+    best = winner(rows, "speedup", 0.03)["experiment"]
+    confirmed = {"map50_95_delta": -0.011, "loss_bound": 0.0187, "images": 1000, "speedup": 7.77}
+    confirmed |= {"map50_95_delta_lo": -0.019, "map50_95_delta_hi": -0.002}
+    confirmed |= {"speedup_lo": 7.7, "speedup_hi": 7.8}
+    changed = {f"confirmed_{name}": value for name, value in confirmed.items()}
+    changed |= {"pipeline_speedup": 3.33, "pipeline_speedup_lo": 3.3, "pipeline_speedup_hi": 3.4}
+    for name, value in changed.items():
+        rows[name] = float("nan")
+        rows.loc[rows["experiment"] == best, name] = value
+    export = "Ultralytics export, int8 (OpenVINO)"
+    rows = pd.concat([rows, rows[rows["experiment"] == "OpenVINO"].assign(experiment=export)])
+    figures = {path: (ROOT / path).read_text(encoding="utf8") for path in FIGURES.values()}
+    (tmp_path / "page.html").write_text(page(rows, figures, None), encoding="utf8")
+    browser.get((tmp_path / "page.html").as_uri())
+    tiles = {e.text.splitlines()[0]: e.text for e in browser.find_elements(By.CSS_SELECTOR, ".tiles li")}
+    said = tiles["fastest"]
+    assert (
+        "loses at most 1.9 %, 1000 photographs" in said and "7.77× the speed\n3.33× the speed, JPEG" in said
+    )
+    assert export in tiles["for comparison"] and "not confirmed" in tiles["smallest file"]
+    choose(browser, "kind", "confirmed")
+    assert names(browser) == [best]
+    choose(browser, "kind", "opponent")
+    assert names(browser) == [export]
+    heads = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "thead button")]
+    assert {"Loss at most, %", "Δ confirmed, %", "Photographs", "× confirmed", "× JPEG to boxes"} <= set(
+        heads
+    )
+    assert "× JPEG to boxes, confirmed" not in heads, "no row has it"
+
+
 @pytest.mark.parametrize("width", [375, 1200])
 def test_the_page_never_scrolls_sideways(opened, width) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -145,7 +193,12 @@ def test_both_colour_schemes_can_be_read(opened) -> None:
         feature = {"name": "prefers-color-scheme", "value": scheme}
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
         pages[scheme] = luminance(opened, "body", "backgroundColor")
-        for selector, behind in (("body", "body"), ("td small", "body"), ("thead button", "thead th")):
+        for selector, behind in (
+            ("body", "body"),
+            ("td small", "body"),
+            ("thead button", "thead th"),
+            (".tiles small", ".tiles li"),
+        ):
             text = luminance(opened, selector, "color")
             dark, light = sorted([text, luminance(opened, behind, "backgroundColor")])
             assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{selector} in {scheme}: WCAG AA"

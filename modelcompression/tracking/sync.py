@@ -35,7 +35,8 @@ def sync() -> int:
     server, local = resolve_target(), local_target()
     if server.is_local:
         raise TrackingError(
-            "no tracking server is configured: set MLFLOW_TRACKING_URI or DAGSHUB_USER_TOKEN (see README.md)"
+            "no tracking server is configured: set MLFLOW_TRACKING_URI or DAGSHUB_USER_TOKEN, or sign in "
+            "(`modelcompression login`"
         )
     store = Store(server)
     with _only_sync(local):

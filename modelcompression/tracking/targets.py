@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from .. import REPOSITORY, ROOT
 from ..errors import ModelCompressionError
+from .login import dagshub_host, kept_token
 
 
 class TrackingError(ModelCompressionError, RuntimeError):
@@ -36,17 +37,18 @@ class Target:
 
 
 def resolve_target() -> Target:
-    """The first of: ``MLFLOW_TRACKING_URI``, DagsHub if ``DAGSHUB_USER_TOKEN`` is set, the local store.
+    """The first of: ``MLFLOW_TRACKING_URI``, DagsHub with a token or a sign-in, the local store.
 
-    The DagsHub names are looked up in the environment, then among the Colab secrets. Credentials found in
-    a URI or a token move to ``MLFLOW_TRACKING_USERNAME`` and ``_PASSWORD``, where MLflow reads them.
+    The token is ``DAGSHUB_USER_TOKEN``, or else what DagsHub's client keeps (`login`). Names are looked up
+    in the environment, then among the Colab secrets. Credentials found in a URI or a token move to
+    ``MLFLOW_TRACKING_USERNAME`` and ``_PASSWORD``, where MLflow reads them.
 
     Raises:
         TrackingError: a variable has a value that cannot be right.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         return _target_of(uri)
-    if token := _setting("DAGSHUB_USER_TOKEN"):
+    if token := _setting("DAGSHUB_USER_TOKEN") or kept_token():
         return _dagshub(token, _setting("DAGSHUB_REPO") or REPOSITORY)
     return local_target()
 
@@ -70,7 +72,7 @@ def _target_of(uri: str) -> Target:
         return Target(uri, f"the local store {uri}")
     if not re.match("https?://", uri):
         raise TrackingError(
-            "MLFLOW_TRACKING_URI must start with http://, https:// or sqlite:/// (see README.md)"
+            "MLFLOW_TRACKING_URI must start with http://, https:// or sqlite:/// (see docs/experiments.md)"
         )
     try:
         parts = urlsplit(uri)
@@ -97,7 +99,7 @@ def _dagshub(token: str, repository: str) -> Target:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise TrackingError("DAGSHUB_REPO must look like owner/repository")
     os.environ["MLFLOW_TRACKING_USERNAME"] = os.environ["MLFLOW_TRACKING_PASSWORD"] = token
-    page = f"https://dagshub.com/{repository}"
+    page = f"{dagshub_host()}/{repository}"
     return Target(f"{page}.mlflow", f"DagsHub, {page}/experiments")
 
 
