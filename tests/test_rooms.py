@@ -12,7 +12,7 @@ from modelcompression import ROOT
 PACKAGE = ROOT / "modelcompression"
 # From the ground up; a module may import from its own floor and from those before it.
 FLOORS = [
-    {"__init__", "errors", "files", "terminal", "grid", "fetch", "machine"},
+    {"__init__", "errors", "files", "terminal", "grid", "fetch", "machine", "labels", "photographs"},
     {"subject", "network", "assets", "detector"},
     {"images", "packed"},
     {"measure", "methods", "tracking"},
