@@ -23,12 +23,14 @@ from IPython.display import Markdown
 
 from . import ROOT, figures
 from .assets import report_and_calibration
-from .detector import Detector, try_out
+from .detector import Detector, is_taken_literally, try_out
 from .errors import ModelCompressionError
+from .fetch import roots
+from .files import FolderError, own_folder
 from .images import letterbox, prepared, to_batch
 from .machine import commit, cpu, versions
 from .measure.accuracy import Evaluation, evaluate
-from .measure.footprint import bits_per_weight, size_mb, sparsity
+from .measure.footprint import all_shipped, bits_per_weight, require_loadable, size_mb, sparsity
 from .measure.intervals import Interval, paired_bootstrap
 from .measure.latency import Comparison, time_pairs
 from .tracking.store import RunRecord
@@ -69,6 +71,7 @@ class Homework:
 
     Raises:
         ParameterError: a parameter out of range, before any long work starts.
+        FolderError: the repository cannot be written, or ultralytics would read other files than those there.
         AssetError: images or weights are damaged or out of reach.
     """
 
@@ -77,12 +80,11 @@ class Homework:
         self.smoke = smoke
         self.threads = threads
         self._check(n_images)
+        self.folder, self._lock = own_folder(ROOT / "build" / name)
         self.images, self.calibration = report_and_calibration(n_images)
         if smoke:
             self.images, self.calibration = self.images.first(6), self.calibration.first(4)
         self.pairs, self.resamples = (4, 50) if smoke else (30, 500)
-        self.folder = ROOT / "build" / name
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.measurements: dict[str, Measurement] = {}
         self._banner()
         self.tracker = Tracker(name, self._tags())
@@ -101,15 +103,23 @@ class Homework:
 
         Args:
             experiment: the row's name in the results table.
-            ships: the files a user would deploy; the first one holds the weights.
+            ships: the files a user would deploy; the first one holds the weights. What a runtime opens
+                along with them (`shipped`) counts, too.
             params: what the method was run with, for the experiment page.
             log: False leaves it out of the tables: it is only measured.
             size: long side of the detector's input; the baseline keeps its own, 640.
             square: False pads photographs to rectangles (``letterbox``) and times the median
                 photograph of the report set instead of one square.
+
+        Raises:
+            ParameterError: another number of threads, or no baseline yet.
+            DetectorError: the detector does not run on this input.
+            ShippingError: a file is missing, or what ships does not load by itself.
         """
         baseline = self._baseline_for(experiment, detector)
         try_out(detector, experiment, (1, 3, size, size))
+        files = all_shipped(ships)
+        require_loadable(files)
         report = evaluate(detector, self.images, size, square=square)
         calibration = evaluate(detector, self.calibration, size, square=square)
         delta = timing = None
@@ -117,14 +127,14 @@ class Homework:
             delta = paired_bootstrap(report, baseline.report, self.resamples)
         reference = baseline.detector if baseline else detector
         timing = time_pairs(reference, detector, self.batches(detector, size, square), self.pairs)
-        metrics = _metrics(report, calibration, timing, ships)
+        metrics = _metrics(report, calibration, timing, files)
         if baseline and delta:
             metrics |= _relative_metrics(metrics, delta, timing, baseline)
         found = Measurement(experiment, detector, report, calibration, delta, timing, metrics)
         self.measurements[experiment] = found
         if log:
             shape = {"input_size": size, "input_shape": "square" if square else "rectangle"}
-            self._log(found, ships, shape | dict(params or {}))
+            self._log(found, files, shape | dict(params or {}))
         print(_sentence(found))
         return found
 
@@ -183,11 +193,16 @@ class Homework:
             isinstance(n_images, bool) or not isinstance(n_images, int) or not 1 <= n_images <= 5000
         ):
             raise ParameterError(f"N_IMAGES must be None or a whole number 1…5000, not {n_images!r}")
+        for folder in (ROOT, *roots()):
+            if not is_taken_literally(folder / "yolov8n.pt"):
+                raise FolderError(f"{folder}: ultralytics drops apostrophes from paths; rename the folder")
         cores = cpu().cores
         if isinstance(self.threads, bool) or not isinstance(self.threads, int):
             raise ParameterError(f"THREADS must be a whole number, not {self.threads!r}")
         if not 1 <= self.threads <= cores:
-            raise ParameterError(f"THREADS must be 1…{cores} on this machine, not {self.threads}")
+            raise ParameterError(
+                f"THREADS must be 1…{cores}, the cores that this process may use, not {self.threads}"
+            )
 
     def _baseline_for(self, experiment: str, detector: Detector) -> Measurement | None:
         if detector.threads != self.threads:
@@ -204,6 +219,7 @@ class Homework:
     def _banner(self) -> None:
         print(f"CPU       {cpu()}; {self.threads} threads are used")
         print(f"versions  {versions()}")
+        print(f"commit    {commit() or 'unknown: this is no git checkout, or there is no git'}")
         for role, images in (("report", self.images), ("calibrate", self.calibration)):
             print(f"{role:9} {len(images)} images of {images.name}")
         print(f"tracking  {resolve_target().description}{' (smoke run)' if self.smoke else ''}")
@@ -220,7 +236,7 @@ class Homework:
             "smoke": str(self.smoke).lower(),
         }
 
-    def _log(self, found: Measurement, ships: Sequence[Path | str], params: dict) -> None:
+    def _log(self, found: Measurement, files: Sequence[Path], params: dict) -> None:
         folder = self.folder / re.sub(r"\W+", "_", found.experiment).strip("_").lower()
         folder.mkdir(parents=True, exist_ok=True)
         found.report.per_class().round(4).to_csv(folder / "per_class.csv", index=False)
@@ -234,12 +250,12 @@ class Homework:
         }
         protocol = {"latency_pairs": self.pairs, "batch": 1}
         logged = {key: str(value) for key, value in (protocol | params).items()}
-        artifacts = (*map(Path, ships), folder / "per_class.csv", curve)
+        artifacts = (*files, folder / "per_class.csv", curve)
         self.tracker.log(RunRecord(found.experiment, found.metrics, logged, tags, artifacts))
 
 
 def _metrics(
-    report: Evaluation, calibration: Evaluation, timing: Comparison, ships: Sequence[Path | str]
+    report: Evaluation, calibration: Evaluation, timing: Comparison, files: Sequence[Path]
 ) -> dict[str, float]:
     return {
         "images": len(report.images),
@@ -253,9 +269,9 @@ def _metrics(
         "coco128_map50_95": calibration.map50_95,
         "latency_ms": timing.variant.median,
         "latency_p90_ms": timing.variant.p90,
-        "size_mb": size_mb(ships),
-        "sparsity": sparsity(ships[0]),
-        "bits_per_weight": bits_per_weight(ships),
+        "size_mb": size_mb(files),
+        "sparsity": sparsity(files[0]),
+        "bits_per_weight": bits_per_weight(files),
     }
 
 
