@@ -62,7 +62,6 @@ def own_folder(folder: Path) -> tuple[Path, FileLock]:
         if number > 1:
             print(f"folder    {own}: another process uses {folder}")
         return own, lock
-    raise AssertionError
 
 
 def _written_aside(path: Path, data: bytes) -> str:

@@ -11,6 +11,7 @@ speed-ups over alternating passes in this very process.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -189,6 +190,8 @@ class Homework:
             raise ParameterError(f"homework '{self.name}' is not named like hw3_pruning or hw5_export/more")
         if not isinstance(self.smoke, bool):
             raise ParameterError(f"SMOKE must be True or False, not {self.smoke!r}")
+        if not self.smoke and os.environ.get("MC_SMOKE"):  # of `runner.execute`
+            raise ParameterError("this is a smoke run: the notebook must pass smoke=SMOKE to Homework")
         if n_images is not None and (
             isinstance(n_images, bool) or not isinstance(n_images, int) or not 1 <= n_images <= 5000
         ):
