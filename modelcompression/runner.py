@@ -25,6 +25,7 @@ from .assets import image_set
 from .errors import ModelCompressionError
 from .fetch import UnreachableError
 from .subject import weights
+from .terminal import one_line
 
 EXECUTED = ROOT / "results" / "executed"
 PUBLISHED_BYTES = 500_000
@@ -85,7 +86,8 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
             "memory; what it had logged is kept: run it again"
         ) from None
     except OSError as error:
-        raise RunnerError(f"{notebook.relative_to(ROOT)} was interrupted: {error}; run it again") from None
+        reason = f"{notebook.relative_to(ROOT)} was interrupted: {one_line(error)}"
+        raise RunnerError(f"{reason}; run it again") from None
     return target
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,8 @@ def tagged(path: Path, tag: str) -> list[nbformat.NotebookNode]:
 def is_new(path: Path) -> bool:
     """Whether a notebook is not under version control yet; False where there is no version control."""
     command = ["git", "ls-files", "--others", "--", str(path)]
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        return False
     return bool(subprocess.run(command, cwd=ROOT, capture_output=True, check=False).stdout)
 
 
