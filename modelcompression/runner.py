@@ -65,6 +65,9 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
     target = EXECUTED / ("smoke" if smoke else "") / f"{notebook.parent.name}_{notebook.name}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunnerError(f"no executed copy can be written: {one_line(error)}") from None
+    try:
         papermill.execute_notebook(
             str(notebook), str(target), parameters=given, cwd=str(notebook.parent),
             kernel_name="python3", language="python", kernel_manager_class=_kernel(smoke),
