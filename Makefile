@@ -3,7 +3,11 @@
 SHELL := /bin/bash
 
 HW ?= hw1_baseline
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+# The first in PATH that works, shims of pyenv and pythons without venv passed over.
+PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
+WORKS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell while read -r path; do "$$path" -c '$(WORKS)' &>/dev/null </dev/null && echo "$$path" && break; \
+	done < <(type -aP $(PYTHONS)))
 # An index with CPU builds of torch spares several GB of CUDA on Linux, for example
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
@@ -92,10 +96,15 @@ clean:  ## remove what runs left behind, not the environment, the images or the 
 	rm -rf build runs results/executed
 
 .venv/run.stamp: requirements.txt constraints.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no python3 found: install Python 3.11 or newer"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with the module venv found: install one" \
+		"(Debian, Ubuntu: apt install python3 python3-venv), or make run PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import sys' &>/dev/null || \
+		{ echo "error: $(PYTHON) does not run: make run PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11: make run PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@"$(PYTHON)" -c 'import venv, ensurepip' &>/dev/null || \
+		{ echo "error: $(PYTHON) has no module venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	"$(PYTHON)" -m venv .venv
 	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) --no-deps torch torchvision -c constraints.txt)
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@

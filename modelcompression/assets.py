@@ -22,21 +22,24 @@ import json
 import shutil
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import requests
 from PIL import Image
 from tqdm import tqdm
 
-from .fetch import CONNECT_SECONDS, AssetError, UnreachableError, download, roots, verify
+from .fetch import AssetError, NotServedError, UnreachableError, download, roots, verify
+from .labels import parse_labels, read_labels
+from .photographs import decoded_size, require_whole
 from .subject import class_names
 
 IMAGES_URL = "http://images.cocodataset.org"
 LABELS_URL = "https://github.com/ultralytics/assets/releases/download/v0.0.0/coco2017labels.zip"
+LABELS_ARCHIVE = "coco2017labels.zip"
 FULL_VAL = 5000
 
 
@@ -89,30 +92,6 @@ SOURCES = {
 }
 
 
-def read_labels(path: Path) -> list[list[float]]:
-    """Read a YOLO label file: ``class xc yc w h`` a line, relative to the image.
-
-    Raises:
-        AssetError: a line without five numbers, a class outside 0…79, a box outside the image.
-    """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1):
-        try:
-            category, *box = (float(word) for word in line.split())
-        except ValueError:
-            category, box = -1.0, []
-        x, y, w, h = box if len(box) == 4 else (-1.0,) * 4
-        inside = w > 0 and h > 0 and x - w / 2 >= -1e-3 and x + w / 2 <= 1.001
-        inside = inside and y - h / 2 >= -1e-3 and y + h / 2 <= 1.001
-        if category not in range(80) or not inside:
-            raise AssetError(
-                f"{path}:{number}: '{line[:60]}' is not 'class xc yc w h' "
-                "with class 0…79 and a box inside the image: correct the line"
-            )
-        rows.append([int(category), *box])
-    return rows
-
-
 def image_set(name: str, n: int | None = None, progress: bool = True) -> ImageSet:
     """The named image set, found or fetched, every file verified.
 
@@ -139,10 +118,13 @@ def image_set(name: str, n: int | None = None, progress: bool = True) -> ImageSe
     try:
         if more_than_usual:
             entries += listing("coco-val-more")
-            if n > len(entries):
-                entries += _rest_of_val(entries, n - len(entries))
+        listed = len(entries)
         entries = entries[:n]
         paths = _locate(source, entries, progress)
+        if n and n > listed:
+            extra = _rest_of_val(entries, n - listed)
+            paths += _locate(source, extra, progress)
+            entries = entries + extra
     except UnreachableError as error:
         if more_than_usual:  # an explicit wish, not to be answered with fewer images
             raise AssetError(str(error)) from None
@@ -176,7 +158,7 @@ def save_as_yolo(images: ImageSet, folder: Path, quality: int | None = None) -> 
             for category, box in zip(sample.classes, boxes, strict=True)
         ]
         (folder / "labels" / f"{sample.path.stem}.txt").write_text("\n".join(rows))
-    description = {"path": str(folder), "train": "images", "val": "images", "names": class_names()}
+    description = {"path": str(folder.absolute()), "train": "images", "val": "images", "names": class_names()}
     (folder / "data.yaml").write_text(yaml.safe_dump(description))
     return folder / "data.yaml"
 
@@ -226,8 +208,7 @@ def _locate(source: _Source, entries: list[dict], progress: bool) -> list[Path]:
         found.append(next((place for place in places if place.is_file()), None))
     missing = [entry for entry, path in zip(entries, found, strict=True) if path is None]
     if missing:
-        _require_online(source, len(missing), len(entries))
-        _fetch(source, missing, progress)
+        _fetch(source, missing, len(entries), progress)
     folder = roots()[-1] / source.folder / "images" / source.split
     paths = [path or folder / entry["file"] for path, entry in zip(found, entries, strict=True)]
     for path, entry in zip(paths, entries, strict=True):
@@ -236,57 +217,56 @@ def _locate(source: _Source, entries: list[dict], progress: bool) -> list[Path]:
     return paths
 
 
-def _require_online(source: _Source, missing: int, wanted: int) -> None:
-    try:
-        requests.head(source.url, timeout=CONNECT_SECONDS)
-    except requests.RequestException:
-        raise UnreachableError(
-            f"{missing} of {wanted} images of {source.folder} are not here and {IMAGES_URL} cannot be "
-            "reached; go online, set MC_ASSETS, or ask for fewer (N_IMAGES)"
-        ) from None
-
-
-def _fetch(source: _Source, entries: list[dict], progress: bool) -> None:
+def _fetch(source: _Source, missing: list[dict], wanted: int, progress: bool) -> None:
+    """Fetch images; the first one tells whether the server can be used."""
     folder = roots()[-1] / source.folder / "images" / source.split
-    for entry in tqdm(entries, desc=f"fetching {source.folder}", unit="image", disable=not progress):
-        path = download(
-            f"{source.url}/{entry['file']}", folder / entry["file"], entry.get("sha256"), quiet=True
-        )
-        if "sha256" not in entry:
-            _require_decodable(path)
-
-
-def _require_decodable(path: Path) -> None:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except OSError:
-        path.unlink()
-        raise AssetError(f"{path.name} arrived damaged and was removed; run again") from None
+    bar = tqdm(missing, desc=f"fetching {source.folder}", unit="image", disable=not progress)
+    for number, entry in enumerate(bar):
+        digest = entry.get("sha256")
+        check = None if digest else require_whole
+        try:
+            url, target = f"{source.url}/{entry['file']}", folder / entry["file"]
+            download(url, target, digest, quiet=True, check=check)
+        except NotServedError as error:
+            if number:
+                raise
+            raise UnreachableError(
+                f"{len(missing)} of {wanted} images of {source.folder} are not here, the first of them "
+                f"{entry['file']}: {error}; go online, set MC_ASSETS, or ask for fewer (N_IMAGES)"
+            ) from None
 
 
 def _rest_of_val(listed: list[dict], n: int) -> list[dict]:
     """The next ``n`` entries of val2017 beyond the listed ones, annotated by the label archive."""
-    root = roots()[-1]
-    archive = root / "coco2017labels.zip"
-    if not archive.is_file():
-        _require_online(SOURCES["coco-val"], n, n + len(listed))
-        download(LABELS_URL, archive)
+    places = [root / LABELS_ARCHIVE for root in roots()]
+    archive = next((place for place in places if place.is_file()), None)
+    try:
+        archive = archive or download(LABELS_URL, places[-1], check=_require_archive)
+    except NotServedError as error:
+        raise UnreachableError(
+            f"{LABELS_ARCHIVE}, which annotates the other images of val2017, is in none of "
+            f"{', '.join(str(root) for root in roots())}: {error}; go online, put it there, or ask for "
+            f"up to {len(listed)} images (N_IMAGES)"
+        ) from None
     known = {entry["file"] for entry in listed}
     try:
         with zipfile.ZipFile(archive) as labels:
             names = labels.read("coco/val2017.txt").decode().split()
             files = sorted({Path(name).name for name in names} - known)[:n]
             inside = set(labels.namelist())
-            folder = root / "coco-val" / "labels" / "val2017"
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in files:
-                member = f"coco/labels/val2017/{Path(file).stem}.txt"
-                if member in inside:
-                    (folder / Path(member).name).write_bytes(labels.read(member))
-    except (zipfile.BadZipFile, KeyError):
+            members = [f"coco/labels/val2017/{Path(file).stem}.txt" for file in files]
+            texts = [labels.read(member) if member in inside else b"" for member in members]
+    except (zipfile.BadZipFile, zlib.error, KeyError, UnicodeDecodeError):
         raise AssetError(f"{archive} is damaged: delete it and run again") from None
-    return [{"file": file} for file in files]
+    return [
+        {"file": file, "boxes": parse_labels(text, f"{archive}, {member}")}
+        for file, member, text in zip(files, members, texts, strict=True)
+    ]
+
+
+def _require_archive(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        raise AssetError("it is no zip archive")
 
 
 def _samples(source: _Source, entries: list[dict], paths: list[Path]) -> Iterator[Sample]:
@@ -303,8 +283,7 @@ def _sample(path: Path, rows: list[list[float]], entry: dict) -> Sample:
     if "width" in entry:
         width, height = entry["width"], entry["height"]
     else:
-        with Image.open(path) as image:
-            width, height = image.size
+        width, height = decoded_size(path)
     table = np.asarray(rows, float).reshape(-1, 5)
     half = table[:, 3:] / 2
     corners = np.hstack([table[:, 1:3] - half, table[:, 1:3] + half])

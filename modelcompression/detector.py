@@ -8,6 +8,8 @@ values in 0…1, goes in; the YOLOv8 head's float32 output (N, 84, anchors) come
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -145,6 +147,7 @@ class OpenVinoDetector(FromFile):
     """An OpenVINO ``.xml`` (with its ``.bin``), or an ``.onnx`` file, compiled for the CPU.
 
     Args:
+        path: the file; or the folder that ``YOLO(…).export(format="openvino")`` returns.
         precision: ``f32``, ``bf16`` or ``f16``: the format in which what is not quantized executes.
             It is pinned because OpenVINO's own default is bf16 wherever the CPU has AMX: twice as
             fast and not the same numbers.
@@ -163,7 +166,7 @@ class OpenVinoDetector(FromFile):
         shape: tuple[int, ...] | None = None,
     ) -> None:
         self.threads = positive(threads)
-        self.path = existing(path)
+        self.path = openvino_file(path)
         settings = openvino_settings(threads, precision, hint)
         core = library("openvino").Core()
         try:
@@ -220,15 +223,34 @@ def _executable(precision: str) -> str:
 
 
 def load_yolo(path: Path | str) -> Any:
-    """The fused, float32, evaluation-mode ``torch.nn.Module`` of an ultralytics checkpoint."""
+    """The fused, float32, evaluation-mode ``torch.nn.Module`` of an ultralytics checkpoint.
+
+    Exactly this file is opened. Ultralytics itself takes a path for a name that it may complete, correct
+    (``yolov5n.pt`` → ``yolov5nu.pt``) or strip of apostrophes, and then unpickles what it finds there.
+
+    Raises:
+        DetectorError: there is no such file, or it is no checkpoint.
+    """
     ultralytics = library("ultralytics")
-    try:
-        yolo = ultralytics.YOLO(str(existing(path)), task="detect")
-    except DetectorError:
-        raise
-    except Exception as error:
-        raise DetectorError(f"{path} is no ultralytics checkpoint: {reason_of(error)}") from None
+    path = existing(path)
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+        copy = Path(folder, "checkpoint.pt")
+        if not is_taken_literally(copy):
+            raise DetectorError(f"TMPDIR={tempfile.gettempdir()}: set it to a folder without an apostrophe")
+        shutil.copyfile(path, copy)
+        try:
+            yolo = ultralytics.YOLO(copy, task="detect")
+        except Exception as error:
+            reason = reason_of(error).replace(str(copy), path.name)
+            raise DetectorError(f"{path} is no ultralytics checkpoint: {reason}") from None
+    yolo.model.pt_path = str(path.absolute())
     return yolo.model.float().fuse(verbose=False).eval()
+
+
+def is_taken_literally(path: Path) -> bool:
+    """Whether ultralytics opens the file of this path, and not that of one similar to it."""
+    checks = library("ultralytics").utils.checks
+    return checks.check_yolov5u_filename(str(path).strip().replace("'", ""), verbose=False) == str(path)
 
 
 def library(module: str) -> Any:
@@ -243,6 +265,21 @@ def existing(path: Path | str) -> Path:
     if not path.is_file():
         raise DetectorError(f"{path} does not exist: export the model first")
     return path
+
+
+def openvino_file(path: Path | str) -> Path:
+    """The file of an OpenVINO model; of a folder, the only ``.xml`` in it.
+
+    Raises:
+        DetectorError: there is none, or a folder with several.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return existing(path)
+    found = sorted(path.glob("*.xml"))
+    if len(found) != 1:
+        raise DetectorError(f"the folder {path} holds {len(found)} .xml files, not one: name the file")
+    return found[0]
 
 
 def positive(threads: int) -> int:

@@ -1,12 +1,21 @@
-"""Write files so that a full disk or a crash leaves what was there before."""
+"""Write files so that a full disk, a crash or another process spoils nothing."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .errors import ModelCompressionError
+
+
+class FolderError(ModelCompressionError, OSError):
+    """A folder cannot be used; the message says why."""
 
 
 def replace(contents: Mapping[Path, bytes]) -> None:
@@ -29,6 +38,30 @@ def replace(contents: Mapping[Path, bytes]) -> None:
         for aside in asides.values():
             with suppress(FileNotFoundError):
                 os.unlink(aside)
+
+
+def own_folder(folder: Path) -> tuple[Path, FileLock]:
+    """A folder for this process alone: this one, made as needed, or else ``folder-2``, ``folder-3`` …
+
+    Returns:
+        the folder, and the lock that keeps it until it is released or the process ends.
+
+    Raises:
+        FolderError: it cannot be written.
+    """
+    for number in itertools.count(1):
+        own = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        lock = FileLock(own / ".lock", timeout=0, is_singleton=True)  # a process may claim its own again
+        try:
+            own.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            continue
+        except OSError as error:
+            raise FolderError(f"{own} cannot be written ({error.strerror}): make it writable") from None
+        if number > 1:
+            print(f"folder    {own}: another process uses {folder}")
+        return own, lock
 
 
 def _written_aside(path: Path, data: bytes) -> str:

@@ -11,9 +11,9 @@ speed-ups over alternating passes in this very process.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,20 @@ from IPython.display import Markdown
 
 from . import ROOT, figures
 from .assets import ImageSet, image_set, report_and_calibration
-from .detector import Detector, try_out
+from .detector import Detector, is_taken_literally, try_out
 from .errors import ModelCompressionError
-from .fetch import sha256
+from .fetch import roots, sha256
+from .files import FolderError, own_folder
 from .images import letterbox, to_batch
 from .machine import campaign, commit, cpu, versions
-from .measure.accuracy import Evaluation, evaluate
+from .measure.accuracy import evaluate
 from .measure.agreement import agreement, as_truth
-from .measure.footprint import bits_per_weight, size_mb, sparsity
+from .measure.footprint import all_shipped, require_loadable
 from .measure.fresh import forward_inputs
-from .measure.intervals import Interval, paired_bootstrap
-from .measure.latency import Comparison, time_pairs
+from .measure.intervals import paired_bootstrap
+from .measure.latency import time_pairs
 from .measure.pipeline import View, time_pipelines
+from .measurement import Measurement, absolute_metrics, relative_metrics, row, sentence
 from .subject import PARAMETERS
 from .tracking.login import sign_in
 from .tracking.store import RunRecord
@@ -49,19 +51,6 @@ WORTH_A_PIPELINE = 1.3  # times the original's forward speed, from which an appl
 
 class ParameterError(ModelCompressionError, ValueError):
     """A notebook parameter is wrong; the message says which and what it may be."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """All that is known about one experiment; ``metrics`` has the keys of the MLflow schema."""
-
-    experiment: str
-    detector: Detector
-    report: Evaluation = field(repr=False)  # every detection: megabytes, should a notebook show this
-    calibration: Evaluation = field(repr=False)
-    delta: Interval | None
-    timing: Comparison | None = field(repr=False)
-    metrics: dict[str, float]
 
 
 class Homework:
@@ -79,6 +68,7 @@ class Homework:
     Raises:
         ParameterError: a parameter out of range, before any long work starts.
         LoginError: DagsHub does not sign in.
+        FolderError: the repository cannot be written, or ultralytics would read other files than those there.
         AssetError: images or weights are damaged or out of reach.
     """
 
@@ -96,12 +86,11 @@ class Homework:
         self._check(n_images)
         if login:
             sign_in()
+        self.folder, self._lock = own_folder(ROOT / "build" / name)
         self.images, self.calibration = report_and_calibration(n_images)
         if smoke:
             self.images, self.calibration = self.images.first(6), self.calibration.first(4)
         self.pairs, self.resamples = (4, 50) if smoke else (30, 500)
-        self.folder = ROOT / "build" / name
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.measurements: dict[str, Measurement] = {}
         self._banner()
         self.tracker = Tracker(name, self._tags())
@@ -121,16 +110,24 @@ class Homework:
 
         Args:
             experiment: the row's name in the results table.
-            ships: the files a user would deploy; the first one holds the weights.
+            ships: the files a user would deploy; the first one holds the weights. What a runtime opens
+                along with them (`shipped`) counts, too.
             params: what the method was run with, for the experiment page.
             log: False leaves it out of the tables: it is only measured.
             size: long side of the detector's input; the baseline keeps its own, 640.
             square: False pads photographs to rectangles (``letterbox``) and times the median
                 photograph of the report set instead of one square.
             parameters: of the network before it was compressed; one that is not YOLOv8n has its own.
+
+        Raises:
+            ParameterError: another number of threads, or no baseline yet.
+            DetectorError: the detector does not run on this input.
+            ShippingError: a file is missing, or what ships does not load by itself.
         """
         baseline = self._baseline_for(experiment, detector)
         try_out(detector, experiment, (1, 3, size, size))
+        files = all_shipped(ships)
+        require_loadable(files)
         report = evaluate(detector, self.images, size, square=square)
         calibration = evaluate(detector, self.calibration, size, square=square)
         delta = timing = None
@@ -138,9 +135,9 @@ class Homework:
             delta = paired_bootstrap(report, baseline.report, self.resamples)
         reference = baseline.detector if baseline else detector
         timing = time_pairs(reference, detector, self.batches(detector, size, square), self.pairs)
-        metrics = _metrics(report, calibration, timing, ships, parameters)
+        metrics = absolute_metrics(report, calibration, timing, files, parameters)
         if baseline and delta:
-            metrics |= _relative_metrics(metrics, delta, timing, baseline)
+            metrics |= relative_metrics(metrics, delta, timing, baseline)
             metrics["agreement"] = agreement(detector, self._truth, size, square)
             if timing.speedup.value >= WORTH_A_PIPELINE:
                 metrics |= self._pipeline_metrics(detector, View(size, square))
@@ -149,8 +146,8 @@ class Homework:
         if log:
             form = "stretched" if detector.stretches else "square" if square else "rectangle"
             shape = {"input_size": size, "input_shape": form}
-            self._log(found, ships, shape | dict(params or {}))
-        print(_sentence(found))
+            self._log(found, files, shape | dict(params or {}))
+        print(sentence(found))
         return found
 
     @property
@@ -178,7 +175,7 @@ class Homework:
 
     def table(self) -> pd.DataFrame:
         """What this execution measured, one row an experiment, formatted for reading."""
-        rows = [_row(found) for found in self.measurements.values()]
+        rows = [row(found) for found in self.measurements.values()]
         return pd.DataFrame(rows).set_index("Experiment")
 
     def summary(self) -> Markdown:
@@ -217,15 +214,22 @@ class Homework:
             raise ParameterError(f"homework '{self.name}' is not named like hw3_pruning or hw5_export/more")
         if not isinstance(self.smoke, bool):
             raise ParameterError(f"SMOKE must be True or False, not {self.smoke!r}")
+        if not self.smoke and os.environ.get("MC_SMOKE"):  # of `runner.execute`
+            raise ParameterError("this is a smoke run: the notebook must pass smoke=SMOKE to Homework")
         if n_images is not None and (
             isinstance(n_images, bool) or not isinstance(n_images, int) or not 1 <= n_images <= 5000
         ):
             raise ParameterError(f"N_IMAGES must be None or a whole number 1…5000, not {n_images!r}")
+        for folder in (ROOT, *roots()):
+            if not is_taken_literally(folder / "yolov8n.pt"):
+                raise FolderError(f"{folder}: ultralytics drops apostrophes from paths; rename the folder")
         cores = cpu().cores
         if isinstance(self.threads, bool) or not isinstance(self.threads, int):
             raise ParameterError(f"THREADS must be a whole number, not {self.threads!r}")
         if not 1 <= self.threads <= cores:
-            raise ParameterError(f"THREADS must be 1…{cores} on this machine, not {self.threads}")
+            raise ParameterError(
+                f"THREADS must be 1…{cores}, the cores that this process may use, not {self.threads}"
+            )
 
     def _baseline_for(self, experiment: str, detector: Detector) -> Measurement | None:
         if detector.threads != self.threads:
@@ -242,6 +246,7 @@ class Homework:
     def _banner(self) -> None:
         print(f"CPU       {cpu()}; {self.threads} threads are used")
         print(f"versions  {versions()}")
+        print(f"commit    {commit() or 'unknown: this is no git checkout, or there is no git'}")
         for role, images in (("report", self.images), ("calibrate", self.calibration)):
             print(f"{role:9} {len(images)} images of {images.name}")
         print(f"tracking  {resolve_target().description}{' (smoke run)' if self.smoke else ''}")
@@ -259,7 +264,7 @@ class Homework:
             "smoke": str(self.smoke).lower(),
         }
 
-    def _log(self, found: Measurement, ships: Sequence[Path | str], params: dict) -> None:
+    def _log(self, found: Measurement, files: Sequence[Path], params: dict) -> None:
         folder = self.folder / re.sub(r"\W+", "_", found.experiment).strip("_").lower()
         folder.mkdir(parents=True, exist_ok=True)
         found.report.per_class().round(4).to_csv(folder / "per_class.csv", index=False)
@@ -272,83 +277,7 @@ class Homework:
             "execution_precision": found.detector.execution_precision,
         }
         protocol = {"latency_pairs": self.pairs, "batch": 1}
-        digests = {"sha256": ", ".join(f"{Path(path).name} {sha256(Path(path))}" for path in ships)}
+        digests = {"sha256": ", ".join(f"{path.name} {sha256(path)}" for path in files)}
         logged = {key: str(value) for key, value in (protocol | digests | params).items()}
-        artifacts = (*map(Path, ships), folder / "per_class.csv", curve)
+        artifacts = (*files, folder / "per_class.csv", curve)
         self.tracker.log(RunRecord(found.experiment, found.metrics, logged, tags, artifacts))
-
-
-def _metrics(
-    report: Evaluation,
-    calibration: Evaluation,
-    timing: Comparison,
-    ships: Sequence[Path | str],
-    parameters: int,
-) -> dict[str, float]:
-    return {
-        "images": len(report.images),
-        "precision": report.precision,
-        "recall": report.recall,
-        "map50": report.map50,
-        "map50_95": report.map50_95,
-        "coco128_precision": calibration.precision,
-        "coco128_recall": calibration.recall,
-        "coco128_map50": calibration.map50,
-        "coco128_map50_95": calibration.map50_95,
-        "latency_ms": timing.variant.median,
-        "latency_p90_ms": timing.variant.p90,
-        "size_mb": size_mb(ships),
-        "sparsity": sparsity(ships[0]),
-        "bits_per_weight": bits_per_weight(ships, parameters),
-    }
-
-
-def _relative_metrics(
-    metrics: dict[str, float], delta: Interval, timing: Comparison, baseline: Measurement
-) -> dict[str, float]:
-    return {
-        "map50_95_delta": delta.value,
-        "map50_95_delta_lo": delta.low,
-        "map50_95_delta_hi": delta.high,
-        "baseline_latency_ms": timing.baseline.median,
-        "speedup": timing.speedup.value,
-        "speedup_lo": timing.speedup.low,
-        "speedup_hi": timing.speedup.high,
-        "size_ratio": baseline.metrics["size_mb"] / metrics["size_mb"],
-    }
-
-
-def _row(found: Measurement) -> dict[str, str]:
-    m = found.metrics
-    relative = found.delta is not None and found.timing is not None
-    ms = f"{m['latency_ms']:.1f}"
-    return {
-        "Experiment": found.experiment,
-        "P": f"{m['precision']:.3f}",
-        "R": f"{m['recall']:.3f}",
-        "mAP50": f"{m['map50']:.3f}",
-        "mAP50-95": f"{m['map50_95']:.4f}",
-        "Δ % [95 % CI]": _percent(found.delta) if relative else "–",
-        "coco128 mAP50-95": f"{m['coco128_map50_95']:.4f}",
-        "ms": f"{m['baseline_latency_ms']:.1f} → {ms}" if relative else ms,
-        "× faster [95 % CI]": _times(found.timing.speedup) if relative else "–",
-        "executes in": found.detector.execution_precision,
-        "MB": f"{m['size_mb']:.2f}",
-        "zeros %": f"{100 * m['sparsity']:.2f}",
-    }
-
-
-def _sentence(found: Measurement) -> str:
-    row = _row(found)
-    delta = f" ({row['Δ % [95 % CI]']} %)" if found.delta else ""
-    speed = f" ({row['× faster [95 % CI]']}×)" if found.delta else ""
-    return f"{found.experiment}: mAP50-95 {row['mAP50-95']}{delta}, {row['ms']} ms{speed}, {row['MB']} MB"
-
-
-def _percent(x: Interval) -> str:
-    value, low, high = (format(100 * bound, "+z.2f") for bound in (x.value, x.low, x.high))
-    return f"{value} [{low}, {high}]".replace("-", "−")
-
-
-def _times(x: Interval) -> str:
-    return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]"

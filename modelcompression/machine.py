@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 from . import ROOT
 
@@ -15,7 +18,7 @@ PACKAGES = ["torch", "ultralytics", "onnxruntime", "openvino", "mlflow", "numpy"
 
 @dataclass(frozen=True)
 class Cpu:
-    """The processor: its name, its best instruction set for neural networks, its logical cores."""
+    """The processor: its name, its best instruction set for neural networks, its usable logical cores."""
 
     name: str
     isa: str
@@ -33,9 +36,13 @@ class Cpu:
         return f"{self.name}, {self.isa}, {self.cores} cores"
 
 
-@cache
 def cpu() -> Cpu:
-    """The CPU of this machine (asking takes about a second, once)."""
+    """The CPU of this machine (asking takes about a second, once), and the cores that may be used now."""
+    return Cpu(*_processor(), usable_cores())
+
+
+@cache
+def _processor() -> tuple[str, str]:
     import cpuinfo
 
     facts = cpuinfo.get_cpu_info()
@@ -49,7 +56,53 @@ def cpu() -> Cpu:
         "NEON": {"asimd", "neon"},
     }
     isa = next((name for name, needed in classes.items() if flags & needed), facts.get("arch", "?"))
-    return Cpu(facts.get("brand_raw", "unknown CPU"), isa, os.cpu_count() or 1)
+    return facts.get("brand_raw", "unknown CPU"), isa
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Logical cores that this process may use: those of its affinity (``taskset``), within the CPU quotas of
+    its control groups (containers, ``systemd-run -p CPUQuota=``), in whole cores but at least one.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # macOS, Windows
+        allowed = os.cpu_count() or 1
+    return max(1, min([allowed, *map(int, _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPU time per time, of this process's control group and of those above, in both versions of Linux' own.
+
+    Source: the kernel's admin-guide/cgroup-v2.rst (``cpu.max``) and scheduler/sched-bwc.rst.
+    """
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup"
+        mounts = [top / controllers, top / "cpu"] if controllers else [top, top / "unified"]
+        for mount in mounts:
+            inside = mount / group.lstrip("/")
+            for folder in (inside, *inside.parents):
+                if not folder.is_relative_to(mount):
+                    break
+                limit = _text(folder / "cpu.max").split()
+                limit = limit or [
+                    _text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+                ]
+                with suppress(ValueError, ZeroDivisionError):  # "max", or no such file
+                    if (quota := float(limit[0]) / float(limit[1])) > 0:
+                        yield quota
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf8")
+    except OSError:
+        return ""
 
 
 def campaign() -> str:
@@ -67,11 +120,24 @@ def versions() -> str:
 
 
 def commit() -> str:
-    """The commit of the code, marked when the working tree differs; empty outside a checkout."""
+    """The commit of the code, marked when the working tree differs; empty outside a checkout of its own.
+
+    A repository around this one, or one that ``GIT_DIR`` names, is another's; without the program git nothing
+    is known.
+    """
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+        done = subprocess.run(["git", *words], cwd=ROOT, env=environment, capture_output=True, check=False)
+        return done.stdout.decode(errors="replace").strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "modelcompression", "hw*")
-    return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
+    try:
+        top = git("rev-parse", "--show-toplevel")
+        if not top or not os.path.samefile(top, ROOT):
+            return ""
+        found = git("rev-parse", "--verify", "--short=12", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "modelcompression", "hw*")
+    except OSError:
+        return ""
+    return found + ("-dirty" if found and changed else "")

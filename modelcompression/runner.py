@@ -5,15 +5,20 @@ The executed copy lands in ``results/executed``; publishing also replaces the co
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from papermill.exceptions import PapermillExecutionError
 
 from . import BRANCH, REPOSITORY, ROOT, files
@@ -22,6 +27,7 @@ from .errors import ModelCompressionError
 from .fetch import UnreachableError
 from .machine import commit, cpu
 from .subject import weights
+from .terminal import one_line
 
 EXECUTED = ROOT / "results" / "executed"
 PUBLISHED_BYTES = 500_000
@@ -52,16 +58,22 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
     """Run one notebook from top to bottom, its output on this terminal; return the executed copy.
 
     Raises:
-        RunnerError: a cell failed (the message is the cell's own error), its process was killed, or the
-            executed copy cannot be written.
+        RunnerError: the notebook cannot be read or does not take the parameters, before anything runs; a
+            cell failed (the message is the cell's own error), its process was killed, or the executed copy
+            cannot be written.
     """
-    target = EXECUTED / ("smoke" if smoke else "") / f"{notebook.parent.name}_{notebook.name}"
-    target.parent.mkdir(parents=True, exist_ok=True)
     given = dict(parameters or {}) | ({"SMOKE": True} if smoke else {})
+    require_parameters(notebook, given)
+    target = EXECUTED / ("smoke" if smoke else "") / f"{notebook.parent.name}_{notebook.name}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunnerError(f"no executed copy can be written: {one_line(error)}") from None
     try:
         papermill.execute_notebook(
             str(notebook), str(target), parameters=given, cwd=str(notebook.parent),
-            kernel_name="python3", stdout_file=sys.stdout, stderr_file=sys.stderr,
+            kernel_name="python3", language="python", kernel_manager_class=_kernel(smoke),
+            stdout_file=sys.stdout, stderr_file=sys.stderr,
         )  # fmt: skip
     except PapermillExecutionError as error:
         raise RunnerError(
@@ -69,13 +81,62 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
             f"{error.ename}: {error.evalue}\nThe executed copy with the traceback: {target}"
         ) from None
     except RuntimeError as error:  # of nbclient or jupyter_client, "Kernel died"
+        if "before replying" in str(error):
+            raise RunnerError(
+                f"no process could be started for {notebook.relative_to(ROOT)} ({error}): "
+                f"does {sys.executable} -m ipykernel_launcher --version work?"
+            ) from None
         raise RunnerError(
             f"the process that ran {notebook.relative_to(ROOT)} was killed ({error}), perhaps for lack of "
             "memory; what it had logged is kept: run it again"
         ) from None
     except OSError as error:
-        raise RunnerError(f"{notebook.relative_to(ROOT)} was interrupted: {error}; run it again") from None
+        reason = f"{notebook.relative_to(ROOT)} was interrupted: {one_line(error)}"
+        raise RunnerError(f"{reason}; run it again") from None
     return target
+
+
+def require_parameters(notebook: Path, names: Iterable[str]) -> None:
+    """Check that a notebook can be read and has these parameters, in one code cell tagged ``parameters``.
+
+    Raises:
+        RunnerError: otherwise it would run with other values than it was given.
+    """
+    where = notebook.relative_to(ROOT)
+    cells = [cell for cell in read_notebook(notebook).cells if cell.cell_type == "code"]
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if names and len(tagged) != 1:
+        raise RunnerError(f"{where} has {len(tagged)} code cells tagged 'parameters', not one: tag that cell")
+    try:
+        nodes = [node for cell in tagged for node in ast.walk(ast.parse(cell.source))]
+    except SyntaxError as error:
+        raise RunnerError(f"{where}: the cell tagged 'parameters' is no Python ({error.msg})") from None
+    found = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    if missing := sorted(set(names) - found):
+        raise RunnerError(f"{where}: the cell tagged 'parameters' does not set {', '.join(missing)}")
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook, in version 4 of its format.
+
+    Raises:
+        RunnerError: the file is no notebook: it is empty, or a merge has left its marks.
+    """
+    try:
+        document = nbformat.read(path, as_version=4)
+        nbformat.validate(document)
+    except Exception:  # nbformat's own errors, and whatever else its reader stumbles over
+        raise RunnerError(
+            f"{path.relative_to(ROOT)} is no readable notebook (a conflict of a merge?): "
+            "restore it with git checkout"
+        ) from None
+    return document
+
+
+def _kernel(smoke: bool) -> type[AsyncKernelManager]:
+    """This very Python, whatever a kernelspec of the user calls python3; `Homework` reads the variable."""
+    spec = KernelSpec(env={"MC_SMOKE": "true"} if smoke else {}, **get_kernel_dict())
+    return type("OwnKernel", (AsyncKernelManager,), {"kernel_spec": spec})
 
 
 def publish(executed: Path, notebook: Path) -> None:
@@ -85,7 +146,7 @@ def publish(executed: Path, notebook: Path) -> None:
         RunnerError: the result is over the size that a repository of notebooks can bear, or cannot be
             written; the committed one is kept.
     """
-    document = nbformat.read(executed, as_version=4)
+    document = read_notebook(executed)
     clean(document, notebook)
     text = nbformat.writes(document) + "\n"
     if len(text.encode()) > PUBLISHED_BYTES:
@@ -138,16 +199,25 @@ def badge(notebook: Path) -> str:
 
 
 def bootstrap() -> str:
-    """Source of the cell that installs the project in Colab and does nothing elsewhere."""
+    """Source of the cell that installs the project in Colab and does nothing elsewhere.
+
+    Whatever was interrupted or failed is done again when the cell is run again: a clone has its name, and an
+    installation its mark, only when it is complete.
+    """
     return f"""\
 import os
 import sys
 
 if "google.colab" in sys.modules:
     project = "/content/{REPOSITORY.split("/")[1]}"
-    if not os.path.isdir(project):
-        !git clone -q --depth 1 -b {BRANCH} https://github.com/{REPOSITORY} {{project}}
-        !pip install -q -r {{project}}/requirements.txt
+    clone = "git clone -q --depth 1 -b {BRANCH} https://github.com/{REPOSITORY}"
+    if not os.path.isfile(project + "/modelcompression/__init__.py"):
+        !rm -rf {{project}} {{project}}.part
+        !{{clone}} {{project}}.part && mv {{project}}.part {{project}}
+    if not os.path.isfile(project + ".installed"):
+        !pip install -q -r {{project}}/requirements.txt && touch {{project}}.installed
+    if not os.path.isfile(project + ".installed"):
+        raise RuntimeError("the installation failed, see above: run this cell again")
     sys.path.insert(0, project)
 
 import modelcompression  # noqa: F401  (before the libraries whose telemetry it turns off)"""
@@ -230,6 +300,8 @@ def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
         RunnerError, AssetError: see `notebooks`, `execute` and `publish`; the server refuses the runs.
     """
     chosen = notebooks(homework)
+    for notebook in chosen:
+        require_parameters(notebook, ["SMOKE"])
     if publishing and homework == "all":
         _begin_campaign()
     _fetch_assets(needed=publishing)

@@ -41,7 +41,7 @@ class NothingToTake(ModelCompressionError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """One way to run YOLOv8n.
 
     Attributes:
@@ -93,21 +93,21 @@ def recommend_shipped(threads: int) -> None:
     print(f"fastest from JPEG to boxes: {best.name}; to have it:\n{best.command}")
 
 
-def _original(threads: int) -> Iterator[Candidate]:
+def _original(threads: int) -> Iterator[Contender]:
     try:
         file = weights()
     except AssetError as error:
         print(f"left out, the original and its exports: {error}")
         return
     command = "yolo predict model=yolov8n.pt source=photo.jpg"
-    yield Candidate(ORIGINAL, TorchDetector(file, threads), True, size_mb([file]), "0", command)
+    yield Contender(ORIGINAL, TorchDetector(file, threads), True, size_mb([file]), "0", command)
 
 
-def _of_cards(threads: int) -> Iterator[Candidate]:
+def _of_cards(threads: int) -> Iterator[Contender]:
     for card in cards():
         command = f"modelcompression detect photo.jpg --model {card.name} --threads {threads}"
         detector = Model(card.file, threads=threads).detector
-        yield Candidate(card.name, detector, False, card.size / MEGABYTE, _lost(card.default), command)
+        yield Contender(card.name, detector, False, card.size / MEGABYTE, _lost(card.default), command)
 
 
 def _lost(row: dict[str, Any]) -> str:
@@ -122,7 +122,7 @@ def _lost(row: dict[str, Any]) -> str:
 
 def _exported_by_ultralytics(
     folder: Path, threads: int, exports: Mapping[str, Mapping[str, bool]]
-) -> Iterator[Candidate]:
+) -> Iterator[Contender]:
     """Calibrated on the demo photos: that suffices for a graph whose speed is asked for, not its accuracy."""
     from ultralytics import YOLO
 
@@ -136,13 +136,13 @@ def _exported_by_ultralytics(
             YOLO(copy).export(format="openvino", imgsz=640, verbose=False, **options, **extra)
         (graph,) = copy.parent.glob("*/*.xml")
         command = f"yolo export model=yolov8n.pt format=openvino {name}=True"
-        yield Candidate(
+        yield Contender(
             f"ultralytics' export, {name}", OpenVinoDetector(graph, threads), True, size_mb(shipped(graph)),
             "see the README's table", command,
         )  # fmt: skip
 
 
-def _times(reference: Candidate, one: Candidate) -> tuple[Comparison, Comparison]:
+def _times(reference: Contender, one: Contender) -> tuple[Comparison, Comparison]:
     """Of a forward pass, and from JPEG to boxes."""
     files = [sample.path for sample in assets.image_set("demo").samples if sample.path.suffix == ".jpg"]
     jpegs = [np.frombuffer(path.read_bytes(), np.uint8) for path in files]
@@ -152,7 +152,7 @@ def _times(reference: Candidate, one: Candidate) -> tuple[Comparison, Comparison
     return forward, time_pairs(reference.boxes, one.boxes, [(jpeg, jpeg) for jpeg in jpegs], PAIRS)
 
 
-def _line(one: Candidate, forward: Comparison, whole: Comparison) -> dict[str, str]:
+def _line(one: Contender, forward: Comparison, whole: Comparison) -> dict[str, str]:
     return {
         "model": one.name,
         "MB": f"{one.megabytes:.2f}",

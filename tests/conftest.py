@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from secret_scan import project_files
 from ultralytics import YOLO
 from xdist.scheduler import LoadScopeScheduling
 
@@ -38,12 +39,12 @@ NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9") 
 
 def copy_working_tree(target: Path) -> Path:
     """Copy what is, or could be, under version control; the copy is under version control of its own."""
-    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    if not shutil.which("git"):
+        pytest.skip("needs the program git")
+    for path in project_files():
+        copy = target / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
     for command in (["git", "init", "--quiet", "--initial-branch", "main"], ["git", "add", "--all"]):
         subprocess.run(command, cwd=target, check=True)
     return target

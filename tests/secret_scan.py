@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,11 +52,19 @@ def findings(path: Path) -> list[str]:
     return found
 
 
-def tracked() -> list[Path]:
-    """All files under version control."""
-    names = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+def project_files() -> list[Path]:
+    """All files that are, or could be, under version control; also of an archive that was only unpacked.
+
+    Raises:
+        FileNotFoundError: there is no program git.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        git, which = ["git"], ["--cached"]
+        if not (ROOT / ".git").exists():  # not even if it lies in another repository
+            subprocess.run(["git", "init", "--quiet", "--bare", empty], check=True)
+            git, which = ["git", f"--git-dir={empty}", f"--work-tree={ROOT}"], []
+        command = [*git, "ls-files", *which, "--others", "--exclude-standard", "-z"]
+        names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
@@ -85,6 +94,10 @@ def _cells(text: str) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    hits = [hit for path in [Path(name) for name in sys.argv[1:]] or tracked() for hit in findings(path)]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
+    hits = [
+        hit for path in [Path(name) for name in sys.argv[1:]] or project_files() for hit in findings(path)
+    ]
     print("\n".join(hits))
     sys.exit(f"error: {len(hits)} lines look like secrets" if hits else 0)

@@ -1,26 +1,46 @@
+import codecs
 import hashlib
 import http.server
+import io
+import os
+import subprocess
+import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from modelcompression import assets, fetch, subject
-from modelcompression.fetch import AssetError
+from modelcompression import ROOT, assets, fetch, labels, subject
+from modelcompression.fetch import AssetError, StorageError, UnreachableError
+from modelcompression.images import letterbox
 
 CONTENT = bytes(range(256)) * 800
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 class _Server(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT; ``/cut`` breaks off half-way, ``/plain`` ignores ranges."""
+    """Serves CONTENT; ``/cut`` breaks off half-way, ``/plain`` ignores ranges, ``/slow`` takes its time.
+
+    A path in ``server.answers`` (or every path below a folder in it) has another status and content.
+    """
 
     def do_GET(self) -> None:
         start = 0
+        for path, (status, content) in self.server.answers.items():
+            if self.path.startswith(path):
+                self.server.ranges.append(0)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+                return
         given = self.headers.get("Range")
         if given and self.path != "/plain":
             start = int(given.removeprefix("bytes=").rstrip("-"))
@@ -35,7 +55,10 @@ class _Server(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
         end = len(CONTENT) // 2 if self.path == "/cut" else len(CONTENT)
-        self.wfile.write(CONTENT[start:end])
+        pieces = 8 if self.path == "/slow" else 1
+        for piece in np.array_split(np.frombuffer(CONTENT[start:end], np.uint8), pieces):
+            self.wfile.write(piece.tobytes())
+            time.sleep(0.05 * (pieces > 1))
 
     def log_message(self, *_: object) -> None:
         pass
@@ -44,7 +67,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as running:
-        running.ranges = []
+        running.ranges, running.answers = [], {}
         running.url = f"http://127.0.0.1:{running.server_port}"
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield running
@@ -87,6 +110,249 @@ def test_missing_and_unreachable_are_one_line(server, tmp_path: Path) -> None:
         with pytest.raises(AssetError, match="cannot fetch") as error:
             fetch.download(url, tmp_path / "file")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("digest", [DIGEST, None])
+def test_processes_that_fetch_the_same_file_agree(server, tmp_path: Path, digest) -> None:
+    code = "import sys; from pathlib import Path; from modelcompression import fetch\n"
+    code += f"fetch.download({server.url + '/slow'!r}, Path('file').absolute(), {digest!r}, quiet=True)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    processes = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(3)
+    ]
+    assert [process.communicate(timeout=60)[1] for process in processes] == [b"", b"", b""]
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert os.listdir(tmp_path) == ["file"]
+    assert len(server.ranges) < 3 or digest is None
+
+
+def test_threads_that_fetch_the_same_file_ask_once(server, tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    threads = [threading.Thread(target=fetch.download, args=(f"{server.url}/slow", target)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert target.read_bytes() == CONTENT and len(server.ranges) == 1
+
+
+def test_a_part_that_another_answer_continues_is_not_used(server, tmp_path: Path, monkeypatch) -> None:
+    """A server may answer another range than it was asked for."""
+    (tmp_path / "file.part").write_bytes(CONTENT[:100])
+    wrong = {"Content-Range": f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}"}
+    send = _Server.end_headers
+
+    def end_headers(self) -> None:
+        for name, value in wrong.items():
+            self.send_header(name, value)
+        send(self)
+
+    monkeypatch.setattr(_Server, "end_headers", end_headers)
+    with pytest.raises(AssetError, match="run again"):
+        fetch.download(f"{server.url}/whole", tmp_path / "file")
+    assert os.listdir(tmp_path) == []
+
+
+PAGE = b"\n<!DOCTYPE html><html><body>Please log in</body></html>"
+REFUSALS = [
+    (403, b"no", "HTTP 403"),
+    (404, b"", "HTTP 404"),
+    (407, b"", "HTTP 407"),
+    (503, PAGE, "HTTP 503"),
+    (200, PAGE, "a web page"),
+    (200, b"<html>", "a web page"),
+    (200, b"\xef\xbb\xbf<?xml version='1.0'?><Error/>", "a web page"),
+    (200, b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
+]
+
+
+@pytest.mark.parametrize(("status", "content", "says"), REFUSALS)
+def test_a_server_that_refuses_is_as_good_as_none(
+    server, monkeypatch, tmp_path, capsys, status, content, says
+):
+    monkeypatch.delenv("MC_ASSETS", raising=False)
+    monkeypatch.setattr(fetch, "ROOT", tmp_path)
+    server.answers["/"] = status, content
+    for name in ("coco-val", "coco128"):
+        monkeypatch.setitem(assets.SOURCES, name, assets._Source(name, "", True, f"{server.url}/val2017"))
+    images, _ = assets.report_and_calibration()
+    assert images.name == "demo"
+    said = capsys.readouterr().err
+    assert says in said and assets.listing("coco-val")[0]["file"] in said
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    with pytest.raises(AssetError, match=r"N_IMAGES") as error:
+        assets.report_and_calibration(500)
+    assert says in str(error.value)
+
+
+def test_a_proxy_that_refuses_to_connect_is_named(server, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("https_proxy", server.url)  # it knows no CONNECT
+    with pytest.raises(fetch.NotServedError, match="the proxy answers 501"):
+        fetch.download("https://example.org/file", tmp_path / "file")
+
+
+def test_a_server_that_fails_later_is_not_answered_with_demo_photos(server, monkeypatch, tmp_path) -> None:
+    entries = [{"file": f"{n}.jpg", "sha256": DIGEST, "width": 4, "height": 4, "boxes": []} for n in (1, 2)]
+    monkeypatch.delenv("MC_ASSETS", raising=False)
+    monkeypatch.setattr(fetch, "ROOT", tmp_path)
+    monkeypatch.setattr(assets, "listing", lambda name: entries)
+    monkeypatch.setitem(assets.SOURCES, "coco-val", assets._Source("coco-val", "", True, server.url))
+    server.answers["/2"] = 503, b""
+    with pytest.raises(AssetError, match="HTTP 503") as error:
+        assets.report_and_calibration()
+    assert not isinstance(error.value, UnreachableError)
+
+
+@pytest.mark.parametrize("place", ["a read-only folder", "a file in the way", "a full disk"])
+def test_what_cannot_be_stored_is_one_clear_error(server, tmp_path: Path, monkeypatch, place) -> None:
+    target = tmp_path / "deep" / "file"
+    if place == "a read-only folder":
+        tmp_path.chmod(0o500)
+        if os.access(tmp_path, os.W_OK):  # the administrator may write everywhere, but not here
+            target = Path("/proc/deep/file")
+    elif place == "a file in the way":
+        target.parent.write_text("")
+    else:
+        target.parent.mkdir()
+        target.with_name("file.part").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="MC_ASSETS") as error:
+        fetch.download(f"{server.url}/whole", target, DIGEST)
+    tmp_path.chmod(0o700)
+    assert "\n" not in str(error.value) and not target.exists()
+
+
+def test_weights_that_cannot_be_stored_are_not_asked_of_the_index(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("MC_ASSETS", raising=False)
+    monkeypatch.setattr(fetch, "ROOT", tmp_path)
+    (tmp_path / "assets").write_text("not a folder")
+    monkeypatch.setattr(subject, "_weights_from_index", None)
+    with pytest.raises(StorageError, match="cannot be written"):
+        subject.weights()
+
+
+def photograph(width: int = 60, height: int = 40, orientation: int = 0, quality: int = 90) -> bytes:
+    """A JPEG of noise, with an EXIF orientation."""
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    if orientation:
+        exif[274] = orientation
+    Image.fromarray(noise).save(file := io.BytesIO(), "JPEG", quality=quality, exif=exif)
+    return file.getvalue()
+
+
+@pytest.fixture
+def more(monkeypatch, tmp_path) -> Path:
+    """MC_ASSETS with the label archive; two of val2017 beyond the list (which is empty); no network."""
+    folder = tmp_path / "given"
+    (folder / "coco-val" / "images" / "val2017").mkdir(parents=True)
+    monkeypatch.setenv("MC_ASSETS", str(folder))
+    monkeypatch.setattr(fetch, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr(assets, "listing", lambda name: [])
+    offline = assets._Source("coco-val", "val2017", True, "http://127.0.0.1:9")
+    monkeypatch.setitem(assets.SOURCES, "coco-val", offline)
+    monkeypatch.setattr(assets, "LABELS_URL", "http://127.0.0.1:9/coco2017labels.zip")
+    with zipfile.ZipFile(folder / assets.LABELS_ARCHIVE, "w") as archive:
+        archive.writestr("coco/val2017.txt", "./images/val2017/2.jpg\n./images/val2017/1.jpg\n")
+        archive.writestr("coco/labels/val2017/1.txt", "7 .25 .5 .5 1\n")
+    return folder
+
+
+def store(folder: Path, **contents: bytes) -> None:
+    for name, content in contents.items():
+        (folder / "coco-val" / "images" / "val2017" / f"{name[1:]}.jpg").write_bytes(content)
+
+
+def test_all_of_val2017_may_lie_in_the_given_folder(more, tmp_path) -> None:
+    store(more, _1=photograph(), _2=photograph())
+    first, second = assets.image_set("coco-val", 2, progress=False).samples
+    assert first.path.name == "1.jpg" and first.classes.tolist() == [7]
+    assert first.boxes.tolist() == [[0, 0, 30, 40]] and len(second.boxes) == 0
+    assert not (tmp_path / "repository").exists()  # nothing had to be written
+
+
+def test_what_is_missing_of_val2017_is_named(more) -> None:
+    store(more, _1=photograph())
+    with pytest.raises(AssetError, match=r"1 of 2 .*2\.jpg.*N_IMAGES"):
+        assets.image_set("coco-val", 2)
+    (more / assets.LABELS_ARCHIVE).unlink()
+    with pytest.raises(AssetError, match=r"coco2017labels\.zip.*given.*repository"):
+        assets.image_set("coco-val", 2)
+
+
+def test_a_label_archive_that_is_none_is_not_kept(more, server, monkeypatch, tmp_path) -> None:
+    (more / assets.LABELS_ARCHIVE).unlink()
+    monkeypatch.setattr(assets, "LABELS_URL", f"{server.url}/whole")
+    with pytest.raises(AssetError, match="no zip archive"):
+        assets.image_set("coco-val", 2)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_a_photograph_has_the_size_that_detectors_see(more, orientation) -> None:
+    store(more, _1=photograph(60, 40, orientation), _2=photograph())
+    sample = assets.image_set("coco-val", 2, progress=False).samples[0]
+    _, scale, (left, top) = letterbox(sample.path, 128)
+    width, height = sample.width, sample.height
+    filled = [scale * width + 2 * left, scale * height + 2 * top]
+    assert filled == pytest.approx([128, 128], abs=1.5)
+    assert (width > height) == (orientation < 5)
+    assert sample.boxes.tolist() == [[0, 0, width / 2, height]]
+
+
+def test_an_orientation_that_detectors_do_not_read_turns_nothing(more) -> None:
+    """Pillow reads it from XMP, too."""
+    Image.new("RGB", (60, 40)).save(
+        file := io.BytesIO(), "JPEG",
+        xmp=b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf tiff:Orientation='6'/></x:xmpmeta>",
+    )  # fmt: skip
+    store(more, _1=file.getvalue(), _2=photograph())
+    sample = assets.image_set("coco-val", 2, progress=False).samples[0]
+    assert (sample.height, sample.width) == cv2.imread(str(sample.path)).shape[:2]
+
+
+WHOLE = photograph()
+DAMAGED = {
+    "half": WHOLE[: len(WHOLE) // 2],
+    "without its last bytes": WHOLE[:-40],
+    "empty": b"",
+    "page": PAGE,
+    "pointer": REFUSALS[-1][1],
+    "text": b"not a photograph",
+    "zeros": bytes(500),
+    "half a PNG": b"",
+}
+Image.new("RGB", (60, 40)).save(_png := io.BytesIO(), "PNG")
+DAMAGED["half a PNG"] = _png.getvalue()[: len(_png.getvalue()) // 2]
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_photograph_is_one_error_that_names_it(more, kind) -> None:
+    store(more, _1=DAMAGED[kind], _2=photograph())
+    with pytest.raises(AssetError, match=r"val2017/1\.jpg is no whole photograph") as error:
+        assets.image_set("coco-val", 2, progress=False)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_photograph_that_arrives_damaged_is_not_kept(more, kind, server, monkeypatch, tmp_path) -> None:
+    store(more, _1=photograph())
+    source = assets._Source("coco-val", "val2017", True, server.url)
+    monkeypatch.setitem(assets.SOURCES, "coco-val", source)
+    server.answers["/2.jpg"] = 200, DAMAGED[kind]
+    with pytest.raises(AssetError, match=r"2\.jpg"):
+        assets.image_set("coco-val", 2, progress=False)
+    assert list((tmp_path / "repository").rglob("*.jpg*")) == []
+    server.answers["/2.jpg"] = 200, photograph()
+    assert len(assets.image_set("coco-val", 2, progress=False)) == 2
+
+
+def test_grey_tiny_and_print_photographs_are_whole(more) -> None:
+    for mode, size in (("L", (60, 40)), ("CMYK", (60, 40)), ("RGB", (1, 1))):
+        Image.new(mode, size).save(file := io.BytesIO(), "JPEG")
+        store(more, _1=file.getvalue(), _2=photograph())
+        sample = assets.image_set("coco-val", 2, progress=False).samples[0]
+        assert (sample.width, sample.height) == size
 
 
 def test_weights_with_a_wrong_hash_are_never_opened(tmp_path: Path, monkeypatch) -> None:
@@ -162,6 +428,42 @@ def test_labels_out_of_range_name_file_and_line(tmp_path: Path, line: str) -> No
     file.write_text(f"0 .5 .5 .1 .1\n{line}\n")
     with pytest.raises(AssetError, match=r"photo\.txt:2"):
         assets.read_labels(file)
+
+
+@pytest.mark.parametrize(
+    "line", ["1_0 .5 .5 .1 .1", "\u0663 .5 .5 .1 .1", "0 .5 .5 .1 .1\xa0", "\0", "\ufeff\ufeff"]
+)
+def test_what_cannot_be_seen_in_a_line_is_shown(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "photo.txt"
+    file.write_text(f"0 .5 .5 .1 .1\n{line}\n", encoding="utf8")
+    with pytest.raises(AssetError, match=r"photo\.txt:2") as error:
+        labels.read_labels(file)
+    assert ascii(str(error.value)).isprintable() and "''" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"0 .5 .5 .1 .1\r\n\r\n", b"\n0 .5 .5 .1 .1\n \t\n", codecs.BOM_UTF8 + b"0 .5 .5 .1 .1",
+     b"0 .5 .5 .1 .1\r\r", "0 .5 .5 .1 .1\n".encode("utf-16"),
+     codecs.BOM_UTF16_BE + "0 .5 .5 .1 .1\n".encode("utf-16-be")],
+)  # fmt: skip
+def test_blank_lines_and_marks_of_an_encoding_say_nothing(tmp_path: Path, text: bytes) -> None:
+    file = tmp_path / "photo.txt"
+    file.write_bytes(text)
+    assert labels.read_labels(file) == [[0, 0.5, 0.5, 0.1, 0.1]]
+
+
+@pytest.mark.parametrize("text", [
+    "кот .5 .5 .1 .1".encode("cp1251"), b"\xff\xfe0", b"\xff\xd8\xff\xe0",
+    "0 .5 .5 .1 .1\n".encode("utf-16-le"), "0 .5 .5 .1 .1\n".encode("utf-32"),
+    "кот .5 .5 .1 .1".encode("koi8-r"), PAGE,
+])  # fmt: skip
+def test_a_label_file_that_is_none_is_one_clear_error(tmp_path: Path, text: bytes) -> None:
+    file = tmp_path / "photo.txt"
+    file.write_bytes(text)
+    with pytest.raises(AssetError, match=r"photo\.txt") as error:
+        labels.read_labels(file)
+    assert "\n" not in str(error.value)
 
 
 @given(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import THREADS
 from torch import nn
+from ultralytics import YOLO
 
 from modelcompression.detector import TorchDetector, load_yolo
 from modelcompression.images import letterbox, to_batch
@@ -137,3 +138,18 @@ def test_a_narrow_model_still_detects(narrowed, measured, report_set) -> None:
     narrow, dense = TorchDetector(narrowed[0], THREADS), TorchDetector(copy.deepcopy(measured[0]), THREADS)
     found, original = (accuracy.evaluate(d, images, 320, progress=False).map50_95 for d in (narrow, dense))
     assert found > 0.5 * original
+
+
+@pytest.mark.parametrize("name", ["yolo11n", "yolov10n", "yolov9t", "yolov8n-seg", "yolov8n-ghost"])
+def test_another_network_is_refused_before_anything_is_cut(name) -> None:
+    other = YOLO(f"{name}.yaml").model.fuse(verbose=False).eval()
+    with pytest.raises(ChannelError, match="only the channels of YOLOv8") as error:
+        channels.groups(other)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_detection_model_or_not_folded_is_refused() -> None:
+    for other, says in ((nn.Conv2d(3, 3, 1), "no detection model"), (YOLO("yolov8n.yaml").model, "fold")):
+        with pytest.raises(ChannelError, match=says):
+            channels.groups(other)
+    assert channels.groups(YOLO("yolov8s.yaml").model.fuse(verbose=False).eval())

@@ -1,15 +1,18 @@
 """The one command: help, usage errors, one-line errors, terminals that are not UTF-8."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from click.testing import CliRunner
 
 from modelcompression import ROOT, __version__
 from modelcompression.cli import cli
+from modelcompression.terminal import one_line
 
 COMMANDS = list(cli.commands)
 
@@ -56,3 +59,26 @@ def test_other_terminals_show_replaced_characters(encoding: str) -> None:
         done = called(*words, encoding=encoding)
         assert b"Traceback" not in done.stderr and b"UnicodeEncodeError" not in done.stderr
         done.stdout.decode(encoding), done.stderr.decode(encoding)
+
+
+def test_a_notebook_can_be_watched_in_any_terminal(tmp_path: Path) -> None:
+    """What its cells print passes through the terminal of the runner."""
+    document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print('3.7× ≤ до')")])
+    nbformat.write(document, tmp_path / "draft.ipynb")
+    code = f"""
+from pathlib import Path
+from modelcompression import runner, terminal
+runner.ROOT = runner.EXECUTED = Path({str(tmp_path)!r})
+terminal.script(lambda: runner.execute(runner.ROOT / "draft.ipynb"))"""
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    assert b"3.7?" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(errno.ENOSPC, "make room"), (errno.EROFS, "a copy"), (errno.EACCES, "permissions"), (errno.EIO, "x: ")],
+)
+def test_errors_of_the_system_say_what_to_do(number: int, says: str) -> None:
+    line = one_line(OSError(number, os.strerror(number), "x"))
+    assert says in line and line.startswith("x: ") and "\n" not in line

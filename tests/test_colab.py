@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -30,7 +31,7 @@ def get(key):
         raise NotebookAccessError(f"Notebook does not have access to secret {key}")
     return secrets[key]
 """
-PIP = '#!/bin/sh\necho "$@" >> "$PIP_LOG"\n'
+PIP = '#!/bin/sh\necho "$@" >> "$PIP_LOG"\nexit "$(cat "$PIP_LOG.status" 2>/dev/null || echo 0)"\n'
 TOKEN = secrets.token_hex(20)
 
 
@@ -109,6 +110,50 @@ def test_a_fresh_machine_clones_installs_once_and_measures(machine, tmp_path) ->
     (install,) = (tmp_path / "pip.log").read_text().splitlines()  # though the cell ran twice
     assert install.split()[0] == "install" and Path(install.split()[-1]) == clone / "requirements.txt"
     assert (clone / "requirements.txt").read_bytes() == (ROOT / "requirements.txt").read_bytes()
+
+
+def shell(machine: dict[str, str], tmp_path: Path) -> tuple[int, str]:
+    """Run the bootstrap cell alone, in a new process of that machine; its status and what it says."""
+    cell = runner.bootstrap().replace('"/content/', f'"{tmp_path}/content/')
+    command = [sys.executable, "-m", "IPython", "--colors=NoColor", "-c", f"import google.colab\n{cell}"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=machine, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    return tmp_path / "content" / REPOSITORY.split("/")[1]
+
+
+def test_an_installation_that_failed_is_done_again(machine, tmp_path, clone) -> None:
+    status = tmp_path / "pip.log.status"
+    status.write_text("1")
+    for _ in range(2):
+        code, said = shell(machine, tmp_path)
+        assert code and "the installation failed, see above: run this cell again" in said
+    status.unlink()
+    (clone / "mine.txt").write_text("")
+    assert shell(machine, tmp_path) == (0, "")
+    assert shell(machine, tmp_path) == (0, "")
+    assert len((tmp_path / "pip.log").read_text().splitlines()) == 3
+    assert (clone / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("left", ["half of a clone", "an empty folder"])
+def test_a_clone_that_was_interrupted_is_made_again(left, machine, tmp_path, clone) -> None:
+    git = tmp_path / "bin" / "git"
+    git.write_text('#!/bin/sh\nfor last; do :; done\nmkdir -p "$last/.git"; touch "$last/.git/x"; exit 137\n')
+    git.chmod(0o755)
+    code, said = shell(machine, tmp_path)
+    assert code and "run this cell again" in said
+    git.unlink()
+    if left == "an empty folder":
+        clone.mkdir()
+    assert shell(machine, tmp_path) == (0, "")
+    assert (clone / "modelcompression/__init__.py").is_file()
+    assert {path.name for path in clone.parent.iterdir()} == {clone.name, f"{clone.name}.installed"}
 
 
 @pytest.mark.parametrize(

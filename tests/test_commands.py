@@ -270,6 +270,64 @@ def test_the_python_of_the_page_on_packed_checkpoints(tmp_path: Path, monkeypatc
     assert names["yolo"].model
 
 
+@pytest.fixture
+def programs(tmp_path: Path) -> Callable[..., str]:
+    """A PATH in which folders come in this order, each with programs of this content, and what make needs."""
+
+    def path(*folders: dict[str, str]) -> str:
+        for number, content in enumerate(folders):
+            (tmp_path / f"bin {number}").mkdir()
+            for name, text in content.items():
+                file = tmp_path / f"bin {number}" / name
+                file.write_text(f"#!/bin/bash\n{text}\n")
+                file.chmod(0o755)
+        (tmp_path / "system").mkdir()
+        for name in ("make", "bash", "cat"):
+            (tmp_path / "system" / name).symlink_to(shutil.which(name))
+        return ":".join(
+            [*(str(tmp_path / f"bin {n}") for n in range(len(folders))), str(tmp_path / "system")]
+        )
+
+    return path
+
+
+SHIM = 'echo "pyenv: python3.11: command not found" >&2; exit 127'
+OLD = '[[ "$2" == *"(3, 11)"* ]] && exit 1; exit 0'
+NO_VENV = '[[ "$2" == *venv* ]] && exit 1; exit 0'
+GOOD = 'if [[ "$1" == -c ]]; then exit 0; fi; echo "ran $0 $*"; exit 3'
+
+
+def make_run(tmp_path: Path, path: str, *given: str) -> str:
+    """What `make run` says in a folder without .venv."""
+    folder = tmp_path / "checkout"
+    folder.mkdir(exist_ok=True)
+    for name in ("Makefile", "requirements.txt", "constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    command = ["make", "run", *given]
+    done = subprocess.run(command, cwd=folder, env={"PATH": path}, capture_output=True, text=True)
+    assert done.returncode and not (folder / ".venv").exists()
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "bad", [SHIM, OLD, NO_VENV, "exec /no/such/interpreter", "kill -9 $$", "cat; exit 1"]
+)
+@pytest.mark.parametrize("name", ["python3.11", "python3"])
+def test_a_python_that_does_not_work_is_passed_over(bad: str, name: str, programs, tmp_path: Path) -> None:
+    path = programs({"python3.11": bad, "python3": bad}, {name: GOOD})
+    assert f"ran {tmp_path}/bin 1/{name} -m venv .venv" in make_run(tmp_path, path)
+
+
+def test_no_python_or_a_wrong_one_is_one_clear_line(programs, tmp_path: Path) -> None:
+    path = programs({"python3": SHIM, "python3.11": OLD}, {"python": NO_VENV})
+    (line,) = make_run(tmp_path, path).splitlines()
+    assert line.startswith("error: no Python 3.11 or newer with the module venv") and "PYTHON=" in line
+    for folder, name, says in ((0, "python3", "does not run"), (0, "python3.11", "is older"),
+                               (1, "python", "no module venv"), (1, "none", "does not run")):  # fmt: skip
+        (line,) = make_run(tmp_path, path, f"PYTHON={tmp_path}/bin {folder}/{name}").splitlines()
+        assert line.startswith("error: ") and says in line
+
+
 @pytest.mark.parametrize("name", ["hw1_baseline", "hw6", "example", "hw6_../x", "all", "hw6_Two Words"])
 def test_a_name_that_is_taken_or_none_creates_nothing(name: str) -> None:
     before = pd.Series({path: path.stat().st_mtime_ns for path in ROOT.glob("[hRt]*/*")})

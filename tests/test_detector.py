@@ -1,6 +1,9 @@
 import os
+import pickle
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,8 +13,9 @@ from conftest import THREADS
 from onnx import TensorProto, helper
 
 from modelcompression import detector
-from modelcompression.detector import DetectorError, OnnxDetector, OpenVinoDetector, TorchDetector
+from modelcompression.detector import DetectorError, OnnxDetector, OpenVinoDetector, TorchDetector, load_yolo
 from modelcompression.machine import Cpu
+from modelcompression.methods.lean import LeanDetector
 
 
 def test_three_runtimes_agree_on_the_raw_output(eager, weights, exported, batch) -> None:
@@ -85,6 +89,64 @@ def test_missing_and_corrupt_files_are_one_clear_error(build, tmp_path) -> None:
     with pytest.raises(DetectorError, match=r"no readable|no ultralytics") as error:
         build(broken)
     assert "\n" not in str(error.value)
+
+
+OTHER = {"o'neil/yolov8n.pt": "oneil/yolov8n.pt", "yolov5n.pt": "yolov5nu.pt", "yolov8n": "yolov8n.pt"}
+
+
+@pytest.mark.parametrize("name", [*OTHER, " yolov8n.pt ", "YOLOV8N.PT", "https:/x/yolov8n.pt", "[a]/*.pt"])
+def test_exactly_the_file_that_is_named_is_opened(name, weights, tmp_path, monkeypatch) -> None:
+    """Ultralytics would strip, correct or complete these names, and unpickle what lies there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(weights.read_bytes())
+    if name in OTHER:
+        (tmp_path / OTHER[name]).parent.mkdir(exist_ok=True)
+        torch.save({"model": Bomb()}, tmp_path / OTHER[name])
+    for path in (Path(name), tmp_path / name):
+        model = load_yolo(path)
+        assert model.pt_path == str(tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+class Bomb:
+    """An object whose unpickling leaves a trace in the current folder."""
+
+    def __reduce__(self):
+        return open, ("exploded", "w")
+
+
+@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolov8n.yml", "model.onnx", "model.txt"])
+def test_no_name_makes_a_network(name, tmp_path) -> None:
+    file = tmp_path / name
+    file.write_text("nc: 80\nactivation: open('exploded', 'w')\nbackbone: []\nhead: []\n")
+    with pytest.raises(DetectorError, match=rf"{name} is no ultralytics checkpoint") as error:
+        load_yolo(file)
+    assert "\n" not in str(error.value) and "/checkpoint" not in str(error.value)
+
+
+def test_a_temporary_folder_that_ultralytics_would_misread_is_refused(weights, tmp_path, monkeypatch) -> None:
+    (tmp_path / "o'neil").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "o'neil"))
+    with pytest.raises(DetectorError, match="TMPDIR"):
+        load_yolo(weights)
+
+
+def test_the_folder_of_an_export_is_taken(exported, tmp_path, batch) -> None:
+    folder = tmp_path / "yolov8n_openvino_model"
+    folder.mkdir()
+    for suffix in (".xml", ".bin"):
+        (folder / f"yolov8n{suffix}").write_bytes(exported["fp16"].with_suffix(suffix).read_bytes())
+    (folder / "metadata.yaml").write_text("")
+    expected = OpenVinoDetector(exported["fp16"], THREADS)(batch)
+    for given in (folder, f"{folder}/"):  # export returns a string
+        assert (OpenVinoDetector(given, THREADS)(batch) == expected).all()
+        assert pickle.loads(pickle.dumps(LeanDetector(given, THREADS))).threads == THREADS
+    (folder / "other.xml").write_text("")
+    with pytest.raises(DetectorError, match="holds 2"):
+        OpenVinoDetector(folder)
+    with pytest.raises(DetectorError, match="holds 0"):
+        OpenVinoDetector(tmp_path)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])

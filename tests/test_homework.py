@@ -1,13 +1,19 @@
 import copy
+import os
+import subprocess
+import sys
 
+import onnx
 import pandas as pd
 import pytest
 import torch
 from conftest import THREADS
 
-from modelcompression import homework
+from modelcompression import ROOT, homework
 from modelcompression.detector import DetectorError, OnnxDetector, TorchDetector
+from modelcompression.errors import ModelCompressionError
 from modelcompression.fetch import sha256
+from modelcompression.files import FolderError
 from modelcompression.homework import Homework, ParameterError
 from modelcompression.measure.footprint import shipped
 from modelcompression.methods.lean import LeanDetector
@@ -49,6 +55,87 @@ def test_the_baseline_comes_first_and_threads_must_match(demo_only, eager, expor
     other.threads = THREADS + 1
     with pytest.raises(ParameterError, match="same number"):
         hw.measure("Original model", other, ships=[exported["onnx"]])
+
+
+def test_no_more_threads_than_the_process_may_use(tmp_path) -> None:
+    """As under ``taskset -c 0``."""
+    code = "from modelcompression.homework import Homework; Homework('hw9_test', smoke=True, threads=2)"
+    limited = f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})\n{code}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MC_STORE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", limited], env=environment, capture_output=True, text=True)
+    assert "ParameterError: THREADS must be 1…1, the cores that this process may use, not 2" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_git_a_run_goes_on(demo_only, eager, weights, monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    hw = Homework("hw9_git", smoke=True, threads=THREADS)
+    assert "commit    unknown: this is no git checkout, or there is no git" in capsys.readouterr().out
+    hw.measure("Original model", eager, ships=[weights])
+    hw.finish()
+    runs = history.finished_runs()
+    assert set(runs[runs["tags.homework"] == "hw9_git"]["tags.git_commit"]) == {""}
+
+
+def test_two_runs_of_a_homework_have_a_folder_each(demo_only, tmp_path, capsys) -> None:
+    first = Homework("hw9_test", smoke=True, threads=THREADS)
+    assert Homework("hw9_test", smoke=True, threads=THREADS).folder == first.folder  # the cell is run again
+    assert "another process" not in capsys.readouterr().out
+    code = f"""
+from pathlib import Path
+from modelcompression.files import own_folder
+folder, lock = own_folder(Path({str(first.folder)!r}))
+input(folder)"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    command = [sys.executable, "-u", "-c", code]
+    others = [subprocess.Popen(command, env=environment, text=True, **pipes) for _ in range(2)]
+    said = [other.stdout.readline() for other in others]
+    assert all("another process uses" in line for line in said)
+    found = sorted(path.name for path in first.folder.parent.iterdir())
+    assert found == ["hw9_test", "hw9_test-2", "hw9_test-3"]
+    others[0].kill()
+    others[0].wait()
+    again = subprocess.run(command, env=environment, input="\n", capture_output=True, text=True)
+    assert again.stdout.split(": another")[0] == said[0].split(": another")[0]  # a dead process holds nothing
+    others[1].communicate("\n")
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(demo_only, tmp_path) -> None:
+    (tmp_path / "build").write_text("a file in the way")
+    with pytest.raises(FolderError, match=r"build/hw9_test cannot be written .*writable") as error:
+        Homework("hw9_test", smoke=True, threads=THREADS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("which", ["the repository", "MC_ASSETS"])
+def test_a_path_that_ultralytics_misreads_is_refused(which, demo_only, tmp_path, monkeypatch) -> None:
+    (tmp_path / "o'neil").mkdir()
+    if which == "MC_ASSETS":
+        monkeypatch.setenv("MC_ASSETS", str(tmp_path / "o'neil"))
+    else:
+        monkeypatch.setattr(homework, "ROOT", tmp_path / "o'neil")
+    with pytest.raises(FolderError, match="apostrophes"):
+        Homework("hw9_test", smoke=True, threads=THREADS)
+    assert not (tmp_path / "build").exists() and os.listdir(tmp_path / "o'neil") == []
+
+
+def test_what_ships_is_what_is_logged(demo_only, eager, weights, exported, tmp_path) -> None:
+    hw = Homework("hw9_ships", smoke=True, threads=THREADS)
+    hw.measure("Original model", eager, ships=[weights], log=False)
+    file = tmp_path / "external.onnx"
+    model = onnx.load(exported["onnx"])
+    onnx.save_model(model, file, save_as_external_data=True, location="external.data", size_threshold=1024)
+    hw.measure("External", eager, ships=[file])
+    runs = history.finished_runs().set_index("experiment")
+    names = {path.name for path in history.artifacts(runs.loc["External", "run_id"], tmp_path)}
+    assert names == {"external.onnx", "external.data", "per_class.csv", "precision_recall.svg"}
+    assert runs.loc["External", "metrics.size_mb"] == pytest.approx(12.1, abs=0.1)
+    (tmp_path / "external.data").write_bytes(b"cut off")
+    for ships in ([file], [tmp_path / "none.onnx"], [exported["fp32"].with_suffix(".bin")], [tmp_path]):
+        with pytest.raises(ModelCompressionError):
+            hw.measure("Not all there", eager, ships=ships)
+    assert "Not all there" not in hw.measurements
 
 
 def test_measure_logs_everything_a_row_needs(demo_only, eager, weights, tmp_path) -> None:

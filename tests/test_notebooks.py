@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -26,6 +29,8 @@ def tagged(path: Path, tag: str) -> list[nbformat.NotebookNode]:
 def is_new(path: Path) -> bool:
     """Whether a notebook is not under version control yet; False where there is no version control."""
     command = ["git", "ls-files", "--others", "--", str(path)]
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        return False
     return bool(subprocess.run(command, cwd=ROOT, capture_output=True, check=False).stdout)
 
 
@@ -94,6 +99,96 @@ def test_a_failing_cell_is_named(source: str, says: str, tmp_path: Path, monkeyp
     with pytest.raises(runner.RunnerError, match=says):
         runner.execute(broken)
     assert (tmp_path / "executed" / "hw9_test_broken.ipynb").exists()
+
+
+@pytest.fixture
+def draft(tmp_path: Path, monkeypatch) -> Callable[..., Path]:
+    """Write a notebook of these code cells, each with its tag, into a homework of a scratch repository."""
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr(runner, "EXECUTED", tmp_path / "executed")
+    (tmp_path / "hw9_test").mkdir()
+
+    def write(*cells: tuple[str, str]) -> Path:
+        document = nbformat.v4.new_notebook()
+        for tag, source in cells:
+            document.cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": [tag] if tag else []}))
+        nbformat.write(document, tmp_path / "hw9_test" / "draft.ipynb")
+        return tmp_path / "hw9_test" / "draft.ipynb"
+
+    return write
+
+
+MARK = "open('ran', 'w').close()"
+LOST = {
+    "no tag": ([("", "SMOKE = False"), ("", MARK)], "has 0 code cells tagged"),
+    "another tag": ([("params", "SMOKE = False"), ("", MARK)], "has 0 code cells tagged"),
+    "two": (
+        [("parameters", "SMOKE = False"), ("parameters", "SMOKE = False"), ("", MARK)],
+        "has 2 code cells",
+    ),
+    "not set": ([("parameters", "THREADS = 2"), ("", MARK)], "does not set SMOKE"),
+    "only read": ([("parameters", "print(SMOKE)"), ("", MARK)], "does not set SMOKE"),
+    "a comment": ([("parameters", "# SMOKE = False"), ("", MARK)], "does not set SMOKE"),
+    "no Python": ([("parameters", "SMOKE = "), ("", MARK)], "is no Python"),
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_a_smoke_run_is_never_a_full_one(kind: str, draft) -> None:
+    cells, says = LOST[kind]
+    notebook = draft(*cells)
+    with pytest.raises(runner.RunnerError, match=rf"hw9_test/draft\.ipynb:? .*{says}") as error:
+        runner.execute(notebook, smoke=True)
+    assert "\n" not in str(error.value)
+    assert os.listdir(notebook.parent) == [notebook.name]
+    with pytest.raises(runner.RunnerError, match=says):  # nor does a full one start
+        runner.run("hw9_test")
+
+
+def test_a_notebook_that_ignores_its_parameter_is_no_smoke_run(draft) -> None:
+    deaf = "from modelcompression.homework import Homework\nHomework('hw9_test', smoke=False, threads=1)"
+    notebook = draft(("parameters", "SMOKE = False"), ("", deaf))
+    with pytest.raises(runner.RunnerError, match="ParameterError: this is a smoke run"):
+        runner.execute(notebook, smoke=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", "null", "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> theirs\n", '{"cells": [', '{"cells": 1}',
+     '{"cells": [], "nbformat": 99, "nbformat_minor": 0, "metadata": {}}',
+     '{"cells": [{"cell_type": "code"}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}'],
+)  # fmt: skip
+def test_a_file_that_is_no_notebook_is_one_clear_error(text: str, draft) -> None:
+    notebook = draft()
+    notebook.write_text(text)
+    says = r"hw9_test/draft\.ipynb is no readable notebook"
+    for call in (lambda: runner.execute(notebook), lambda: runner.run("hw9_test", smoke=True)):
+        with pytest.raises(runner.RunnerError, match=says) as error:
+            call()
+        assert "\n" not in str(error.value)
+    notebook.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(runner.RunnerError, match="no readable notebook"):
+        runner.execute(notebook)
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/no/such/python"])
+def test_a_foreign_kernelspec_is_not_used(program: str, draft, tmp_path: Path, monkeypatch) -> None:
+    """Another environment's, or one that is gone: the notebook runs on the Python that the runner has."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    argv = [program, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    copy = runner.execute(draft(("", "import sys; print(sys.executable)")))
+    (cell,) = nbformat.read(copy, as_version=4).cells
+    assert cell.outputs[0].text.strip() == sys.executable
+
+
+def test_a_process_that_does_not_start_is_not_put_down_to_memory(draft, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "get_kernel_dict", lambda: {"argv": ["/bin/false"], "display_name": "x"})
+    with pytest.raises(runner.RunnerError, match="no process could be started") as error:
+        runner.execute(draft(("", "1")))
+    assert "memory" not in str(error.value)
 
 
 def test_an_executed_copy_that_cannot_be_written_is_one_clear_error(tmp_path: Path, monkeypatch) -> None:

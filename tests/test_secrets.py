@@ -1,13 +1,17 @@
 """No secret is committed, and the scan would find one."""
 
 import secrets
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from secret_scan import ALLOWED, findings, tracked
+import secret_scan
+from secret_scan import ALLOWED, findings, project_files
+
+from modelcompression import ROOT
 
 TOKEN = secrets.token_hex(20)
 FAKES = {
@@ -37,10 +41,31 @@ def notebook(path: Path, line: str, place: str) -> Path:
     return path
 
 
+needs_git = pytest.mark.skipif(not shutil.which("git"), reason="needs the program git")
+
+
+@needs_git
 def test_nothing_under_version_control_looks_like_a_secret() -> None:
-    files = tracked()
+    files = project_files()
     assert len(files) > 50
     assert [hit for path in files for hit in findings(path)] == []
+
+
+@needs_git
+@pytest.mark.parametrize("around", ["nothing", "another repository"])
+def test_an_unpacked_archive_has_the_same_files(around: str, tmp_path: Path, monkeypatch) -> None:
+    if around == "another repository":
+        subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+        (tmp_path / ".gitignore").write_text("*")
+    unpacked = tmp_path / "ModelCompression"
+    (unpacked / "tests" / "__pycache__").mkdir(parents=True)
+    (unpacked / "build").mkdir()
+    (unpacked / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    for name in ("README.md", "tests/x y.py", "tests/__pycache__/x.pyc", "build/x.py"):
+        (unpacked / name).write_text("")
+    monkeypatch.setattr(secret_scan, "ROOT", unpacked)
+    found = {path.relative_to(unpacked).as_posix() for path in project_files()}
+    assert found == {".gitignore", "README.md", "tests/x y.py"}
 
 
 @pytest.mark.parametrize("fake", FAKES.values(), ids=list(FAKES))

@@ -600,6 +600,93 @@ def test_a_store_that_has_moved_is_sent_with_its_artifacts(
 
 
 @pytest.mark.usefixtures("made_store")
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_store_elsewhere_keeps_its_artifacts_beside_it(store, tmp_path, monkeypatch, how) -> None:
+    with Tracker("hw_before") as tracker:
+        tracker.log(record(tmp_path, "Before"))
+    before = {path for path in store.rglob("*") if path.is_file()}
+    elsewhere = tmp_path / "else where" / "store"
+    elsewhere.parent.mkdir()
+    shutil.move(store, elsewhere) if how == "moved" else shutil.copytree(store, elsewhere)
+    monkeypatch.setenv("MC_STORE", str(elsewhere))
+    with Tracker("hw_after") as tracker:
+        tracker.log(record(tmp_path, "After"))
+    assert before == {path for path in store.rglob("*") if path.is_file()} or how == "moved"
+    assert store.exists() == (how == "copied")
+    shutil.rmtree(store, ignore_errors=True)
+    runs = finished_runs().set_index("experiment")
+    for name in ("Before", "After"):
+        files = history.artifacts(runs.loc[name, "run_id"], tmp_path)
+        assert files and all(file.is_relative_to(elsewhere) for file in files)
+        assert_whole(
+            local_target().uri, MlflowClient(local_target().uri).get_run(runs.loc[name, "run_id"]), tmp_path
+        )
+
+
+@pytest.mark.usefixtures("made_store")
+def test_a_copied_store_that_nobody_may_write_reads_its_own_files(store, tmp_path, monkeypatch) -> None:
+    with Tracker("hw_copied") as tracker:
+        tracker.log(record(tmp_path))
+    copy = shutil.copytree(store, tmp_path / "copy")
+    monkeypatch.setenv("MC_STORE", str(copy))
+    (run_id,) = finished_runs()["run_id"]
+    database = copy / "mlflow.db"
+    database.write_bytes((store / "mlflow.db").read_bytes())  # as it was before it was opened here
+    monkeypatch.setattr("modelcompression.tracking.store._move_artifacts", lambda *_: None)
+    assert all(file.is_relative_to(copy) for file in history.artifacts(run_id, tmp_path))
+
+
+@pytest.mark.usefixtures("made_store")
+def test_artifacts_that_the_user_keeps_elsewhere_stay_there(store, tmp_path) -> None:
+    MlflowClient(local_target().uri).create_experiment(EXPERIMENT, str(tmp_path / "big disk"))
+    with Tracker("hw_elsewhere") as tracker:
+        tracker.log(record(tmp_path))
+    assert len(list((tmp_path / "big disk").glob("*/artifacts/model.bin"))) == 1
+
+
+@pytest.mark.usefixtures("made_store")
+def test_a_deleted_experiment_says_how_to_get_it_back(store, tmp_path, monkeypatch) -> None:
+    with Tracker("hw_deleted") as tracker:
+        tracker.log(record(tmp_path))
+    client = MlflowClient(local_target().uri)
+    found = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    client.delete_experiment(found)
+    for call in (lambda: Tracker("hw_deleted"), lambda: tracker.log(record(tmp_path)), finished_runs):
+        with pytest.raises(TrackingError, match=f"restore --experiment-id {found}") as error:
+            call()
+        assert "\n" not in str(error.value)
+    command = re.search(r"MLFLOW_TRACKING_URI=(\S+) mlflow (.*) brings", str(error.value))
+    environment = os.environ | {"MLFLOW_TRACKING_URI": command[1]}
+    subprocess.run([sys.executable, "-m", "mlflow", *command[2].split()], env=environment, check=True)
+    assert len(finished_runs()) == 1
+
+
+@pytest.mark.parametrize("name", ["a?b", "?", "a%20b", "a%3Fb", "a\nb"])
+def test_a_folder_that_no_url_can_name_is_one_clear_error(name, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.setenv("MC_STORE", str(folder))
+    for call in (local_target, lambda: Tracker("hw_url"), finished_runs):
+        with pytest.raises(TrackingError, match="MC_STORE") as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == [name] and os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("name", ["a#b", "100% sure", "о'нил", 'a"b', "a;b&c=d:e"])
+def test_other_folders_hold_a_store(name, tmp_path, monkeypatch, empty_database) -> None:
+    folder = tmp_path / "s" / name
+    folder.mkdir(parents=True)
+    shutil.copy(empty_database, folder)
+    monkeypatch.setenv("MC_STORE", str(folder))
+    with Tracker("hw_url") as tracker:
+        tracker.log(record(tmp_path))
+    (run_id,) = finished_runs()["run_id"]
+    assert all(file.is_relative_to(folder) for file in history.artifacts(run_id, tmp_path))
+    assert os.listdir(tmp_path / "s") == [name]
+
+
+@pytest.mark.usefixtures("made_store")
 def test_a_run_deleted_on_the_server_does_not_come_back(reachable, monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with Tracker("hw_deleted") as tracker:

@@ -21,13 +21,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect
+from ultralytics.nn.modules import SPPF, Bottleneck, C2f, Concat, Conv, Detect
 
 from ..errors import ModelCompressionError
 from ..network import convolutions, resize, sources
 from .sensitivity import Statistics, damped, worth
 
 STAGES = 4
+KNOWN = (Conv, C2f, Bottleneck, SPPF, Concat, Detect, nn.Upsample, nn.Conv2d)
 
 
 class ChannelError(ModelCompressionError, ValueError):
@@ -51,8 +52,34 @@ def groups(model: nn.Module) -> list[Group]:
 
     Args:
         model: ultralytics' detection model, BatchNorm folded.
+
+    Raises:
+        ChannelError: another network, whose layers are not coupled as they are in YOLOv8.
     """
+    _require_yolov8(model)
     return [Group(producer, tuple(readers)) for producer, readers in _couplings(model.model) if readers]
+
+
+def _require_yolov8(model: nn.Module) -> None:
+    """Layers of exactly these types: subclasses, such as those of YOLO11 and YOLOv10, have other insides."""
+    layers = getattr(model, "model", None)
+    if not isinstance(layers, nn.Sequential):
+        raise ChannelError(f"{type(model).__name__} is no detection model of ultralytics")
+    for number, layer in enumerate(layers):
+        parts = [layer]
+        if type(layer) is C2f:
+            parts = [layer, *layer.m]
+        elif type(layer) is Detect:
+            parts = [part for branch in (*layer.cv2, *layer.cv3) for part in branch]
+        unknown = next((part for part in parts if type(part) not in KNOWN), None)
+        if unknown is not None:
+            kind = type(unknown).__name__
+            raise ChannelError(f"layer {number} holds {kind}: only the channels of YOLOv8 can be removed")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            raise ChannelError(f"{name} is a BatchNorm layer: fold them first (load_yolo does)")
+        if isinstance(module, nn.Conv2d) and module.groups != 1:
+            raise ChannelError(f"{name} is a grouped convolution: only the channels of YOLOv8 can be removed")
 
 
 def _couplings(layers: nn.Sequential) -> Iterator[tuple[str, list[tuple[str, int]]]]:

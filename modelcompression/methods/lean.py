@@ -25,8 +25,8 @@ from openvino import opset13 as ops
 from ..detector import (
     DetectorError,
     FromFile,
-    existing,
     library,
+    openvino_file,
     openvino_precision,
     openvino_settings,
     positive,
@@ -146,7 +146,7 @@ class LeanDetector(FromFile):
         self, path: Path | str, threads: int = 2, precision: str = "f32", hint: str = "LATENCY"
     ) -> None:
         self.threads = positive(threads)
-        self.path = existing(path)
+        self.path = openvino_file(path)
         self._settings = openvino_settings(threads, precision, hint)
         self._compiled: dict[tuple[int, ...], Any] = {}
         self.execution_precision = openvino_precision(self.compiled(PIXELS), self._read())

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,9 @@ from typing import TypeVar
 import requests
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_STATE
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
@@ -81,6 +82,8 @@ class Store:
                 if database:
                     _prepare_database(database)
                 self.client = MlflowClient(target.uri)
+                if database:
+                    _move_artifacts(database, self.artifacts)
         except STORE_ERRORS as error:
             raise TrackingError(f"{target.description} cannot be opened: {first_line(error)}") from None
 
@@ -88,9 +91,15 @@ class Store:
         """The experiment's id; None if nobody has created it yet.
 
         Raises:
-            MlflowException, OSError: no server answers within `DEADLINE`.
+            MlflowException, OSError: no server answers within `DEADLINE`, or somebody deleted the experiment.
         """
         found = self._ask(lambda: self.client.get_experiment_by_name(EXPERIMENT), promptly=True)
+        if found and found.lifecycle_stage == LifecycleStage.DELETED:
+            raise MlflowException(
+                f"its experiment {EXPERIMENT} was deleted; MLFLOW_TRACKING_URI={self.target.uri} "
+                f"mlflow experiments restore --experiment-id {found.experiment_id} brings it back",
+                INVALID_STATE,
+            )
         return found and found.experiment_id
 
     def begin(self, record: RunRecord, record_id: str, start: int, parent: str | None = None) -> str:
@@ -156,8 +165,11 @@ class Store:
     def files(self, run: Run) -> list[Path]:
         """What was logged with a run of this local store."""
         folder = Path(local_file_uri_to_path(run.info.artifact_uri))
-        if not folder.is_dir():  # the path is absolute: the store may have moved since
-            folder = self.artifacts / run.info.run_id / "artifacts"
+        beside = self.artifacts and self.artifacts / run.info.run_id / "artifacts"
+        if (
+            beside and beside.is_dir()
+        ):  # the path is absolute, and this store may be a copy that nobody may write
+            folder = beside
         return sorted(folder.iterdir()) if folder.is_dir() else []
 
     def _create_experiment(self) -> str:
@@ -232,11 +244,39 @@ def _prepare_database(path: Path) -> None:
         connection.close()
 
 
+def _move_artifacts(database: Path, artifacts: Path) -> None:
+    """Let a store that has been moved or copied write its artifacts beside its database, and find them there.
+
+    MLflow keeps absolute paths and has no call to change them. Artifacts that are not there keep their paths.
+    """
+    connection = sqlite3.connect(database, timeout=PATIENCE)
+    try:
+        with connection, suppress(sqlite3.OperationalError):  # read-only: `Store.files` finds them, too
+            rows = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
+            for experiment, location in rows:
+                before = Path(local_file_uri_to_path(location or ""))
+                if not before.is_absolute() or before.name != artifacts.name or before == artifacts:
+                    continue  # in place, or not of our making: s3://…
+                update = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
+                connection.execute(update, (str(artifacts), experiment))
+                query = "SELECT run_uuid FROM runs WHERE experiment_id = ?"
+                for (run,) in connection.execute(query, (experiment,)).fetchall():
+                    folder = artifacts / run / "artifacts"
+                    if folder.is_dir():
+                        update = "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?"
+                        connection.execute(update, (str(folder), run))
+    finally:
+        connection.close()
+
+
 def local_runs(target: Target) -> list[Run]:
     """The runs of a local store; reading does not create it."""
     if target.database and not target.database.exists():
         return []
-    return Store(target).runs()
+    try:
+        return Store(target).runs()
+    except STORE_ERRORS as error:
+        raise TrackingError(f"{target.description} cannot be read: {first_line(error)}") from None
 
 
 def is_finished(run: Run) -> bool:
@@ -279,7 +319,7 @@ def status(error: Exception) -> int | None:
 def first_line(error: Exception) -> str:
     error = getattr(error.__cause__ or error, "orig", error)  # SQLAlchemy's messages are pages long
     lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:200]
+    return lines[0][:300]
 
 
 def now() -> int:

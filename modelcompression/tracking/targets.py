@@ -61,6 +61,12 @@ def local_target() -> Target:
 def _sqlite(path: Path) -> Target:
     """Relative to the repository: notebooks run in their own folders, but share one file."""
     database = (ROOT / path).resolve()
+    # MLflow gives the path to SQLAlchemy as part of a URL: after ? come options, %20 is a space.
+    if "?" in str(database) or unquote(str(database)) != str(database) or not str(database).isprintable():
+        raise TrackingError(
+            f"MLflow cannot keep a database in {str(database.parent)!r}, since ? and %20 mean something else "
+            "in URLs: rename the folder, or set MC_STORE to another one"
+        )
     shown = database.name if database.parent == ROOT else database
     return Target(f"sqlite:///{database}", f"the local store {shown}")
 

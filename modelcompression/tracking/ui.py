@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from .store import Store
 from .targets import local_target, resolve_target
 
 
@@ -13,6 +14,7 @@ def show(port: int) -> None:
     target = resolve_target()
     if not target.is_local:
         target = local_target()
+    Store(target)  # where its artifacts are, should it have moved
     print(f"{target.description}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", target.uri, "--port", str(port)]
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # a dozen processes for nothing
