@@ -215,7 +215,7 @@ if "google.colab" in sys.modules:
         !rm -rf {{project}} {{project}}.part
         !{{clone}} {{project}}.part && mv {{project}}.part {{project}}
     if not os.path.isfile(project + ".installed"):
-        !pip install -q -r {{project}}/requirements.txt && touch {{project}}.installed
+        !cd {{project}} && pip install -q -r {{project}}/requirements.txt && touch {{project}}.installed
     if not os.path.isfile(project + ".installed"):
         raise RuntimeError("the installation failed, see above: run this cell again")
     sys.path.insert(0, project)
