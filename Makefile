@@ -69,7 +69,7 @@ gallery: .venv/run.stamp  ## redraw the gallery of detections from the runs that
 
 models: .venv/run.stamp  ## the cards of models/ anew; NAME=small FROM="an experiment" takes that run's file
 	$(BIN)/python results/models.py $(NAME) $(if $(FROM),--run "$(FROM)") \
-		$(if $(FILE),--file "$(FILE)") $(if $(RECORD),--record "$(RECORD)")
+		$(if $(FILE),--file "$(FILE)") $(if $(RECORD),--record "$(RECORD)") $(if $(CONFIRMED),--confirmed "$(CONFIRMED)")
 
 detect: .venv/run.stamp  ## find objects in PHOTO=photo.jpg, a folder, a video; boxes are drawn into build/boxes
 	$(RUN) detect $(PHOTO) --save build/boxes

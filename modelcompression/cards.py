@@ -7,7 +7,7 @@ no number in it is typed. An installed package carries both.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Card:
         made: how the file was made: commit, device, photographs, steps, minutes; the keys are words.
         rows: the rows of ``results/results.csv`` that were measured with this very file, the one that a user
             gets by default last; numbers as fractions, megabytes and milliseconds, or None.
+        confirmed: what ``modelcompression confirm`` found out about the file itself, under names that begin
+            with ``confirmed_``, and on which CPU and commit; empty before.
     """
 
     name: str
@@ -42,11 +44,17 @@ class Card:
     licence: str
     made: dict[str, Any]
     rows: list[dict[str, Any]]
+    confirmed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def default(self) -> dict[str, Any]:
-        """The row that describes the model as ``detect`` runs it; empty if nothing was measured yet."""
-        return self.rows[-1] if self.rows else {}
+        """What describes the model as ``detect`` runs it; empty if nothing was measured yet."""
+        return {**(self.rows[-1] if self.rows else {}), **self.confirmed}
+
+    @property
+    def speedup(self) -> float:
+        """Times the original's speed, confirmed if it is; 0 if nobody has measured it."""
+        return self.default.get("confirmed_speedup") or self.default.get("speedup") or 0.0
 
     @property
     def file(self) -> Path:
@@ -106,4 +114,4 @@ def fastest() -> Card:
     found = cards()
     if not found:
         raise ModelMissing(f"{folder()} holds no model: give the path of a .mcpk file")
-    return max(found, key=lambda card: (card.default.get("speedup") or 0, card.size))
+    return max(found, key=lambda card: (card.speedup, card.size))

@@ -15,6 +15,7 @@ import hashlib
 import json
 import tempfile
 from dataclasses import asdict
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,22 @@ def take(root: Path, name: str, file: Path, made: dict[str, Any], rows: pd.DataF
     return card
 
 
+def confirm_cards(root: Path, found: dict[str, dict[str, Any]]) -> None:
+    """Write confirmed numbers onto the cards of the models that they are of.
+
+    Raises:
+        ResultsError: there is no model of a name, or it has another sha256 by now.
+    """
+    cards = {card.name: card for card in map(_read, (root / FOLDER).glob("*.json"))}
+    for name, numbers in found.items():
+        if name not in cards:
+            raise ResultsError(f"models/ holds no {name}.mcpk: make models NAME={name} FILE=… first")
+        if numbers.get("sha256", cards[name].sha256) != cards[name].sha256:
+            raise ResultsError(f"{name}.mcpk is another file than the confirmed one: confirm it again")
+        cards[name] = replaced(cards[name], confirmed=numbers)
+    _write(root, {file: text.encode() for file, text in _texts(list(cards.values())).items()})
+
+
 def of_run(experiment: str, runs: pd.DataFrame, folder: Path) -> tuple[Path, dict[str, Any]]:
     """The packed file of the latest run of an experiment, and the run as its origin.
 
@@ -128,6 +145,19 @@ def record_of(path: Path) -> dict[str, Any]:
     return record
 
 
+def confirmations(path: Path) -> dict[str, dict[str, Any]]:
+    """What ``modelcompression confirm models/NAME.mcpk … --json FILE`` wrote, by the models' names.
+
+    Raises:
+        ResultsError: the file is missing or damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+        return {Path(one["model"]).stem: {k: v for k, v in one.items() if k != "model"} for one in found}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ResultsError(f"{path} was not written by confirm --json: {str(error)[:100]}") from None
+
+
 def measured(rows: pd.DataFrame, runs: pd.DataFrame, digest: str, named: list[str]) -> pd.DataFrame:
     """The rows whose runs logged this sha256, and those of the named runs."""
     logged = runs.get("params.sha256", pd.Series("", runs.index)).fillna("")
@@ -149,7 +179,8 @@ def _refreshed(root: Path, path: Path, rows: pd.DataFrame, runs: pd.DataFrame | 
     for _, row in mine.iterrows():
         if abs(row["size_mb"] - len(data) / 2**20) > 1e-4 * row["size_mb"]:
             raise ResultsError(f"{row['experiment']} has {row['size_mb']} MB, {file.name} has not")
-    return Card(card.name, _what(file), digest, len(data), LICENCE, card.made, _rows_as_data(mine))
+    facts = (card.name, _what(file), digest, len(data), LICENCE, card.made, _rows_as_data(mine))
+    return Card(*facts, card.confirmed)
 
 
 def _read(path: Path) -> Card:
@@ -195,7 +226,22 @@ def _page(card: Card) -> str:
         f"- licence: [{card.licence}](../LICENSE), as ultralytics and the YOLOv8 weights",
         "", "How it was made:", "", made, "", "What was measured with this file:", "",
     ]  # fmt: skip
-    return "\n".join([*lines, *(_measured_table(card) or ["Nothing yet."])]) + "\n"
+    lines += _measured_table(card)
+    if card.confirmed:
+        delta, speed = _delta(card.confirmed), interval_of(card.confirmed, "speedup", 1, ".2f")
+        lines += [
+            *([""] if card.rows else []),
+            f"Confirmed on {card.confirmed['confirmed_images']:.0f} photographs: mAP50-95 {delta} %, a loss "
+            f"of at most {bound_of(card.confirmed)} %; {speed} times the original's speed "
+            f"({card.confirmed.get('cpu', '?')}; commit {card.confirmed.get('git_commit', '?')}).",
+        ]
+    elif not card.rows:
+        lines.append("Nothing yet.")
+    return "\n".join(lines) + "\n"
+
+
+def _delta(row: dict[str, Any]) -> str:
+    return interval_of(row, "map50_95_delta", 100, "+.1f")
 
 
 def _measured_table(card: Card) -> list[str]:
@@ -239,7 +285,7 @@ def _overview(cards: list[Card]) -> str:
     ]  # fmt: skip
     for card in cards:
         row = card.default
-        delta, speed = interval_of(row, "map50_95_delta", 100, "+.1f"), interval_of(row, "speedup", 1, ".2f")
+        delta, speed = _delta(row), interval_of(row, "speedup", 1, ".2f")
         cells = [f"[{card.name}]({card.name}.md)", f"{card.size / 2**20:.2f}"]
         cells += [delta, bound_of(row), speed, card.what]
         lines.append(f"| {' | '.join(cells)} |")
@@ -260,6 +306,7 @@ def main(arguments: list[str] | None = None) -> None:
     origin = parser.add_mutually_exclusive_group()
     origin.add_argument("--run", metavar="EXPERIMENT", help="take the file of this experiment's latest run")
     origin.add_argument("--file", type=Path, help="take this file")
+    parser.add_argument("--confirmed", type=Path, help="what confirm --json wrote, for the cards it names")
     parser.add_argument("--record", type=Path, help="with --file: how it was made, JSON")
     wish = parser.parse_args(arguments)
     if bool(wish.name) != bool(wish.run or wish.file) or bool(wish.file) != bool(wish.record):
@@ -275,6 +322,8 @@ def main(arguments: list[str] | None = None) -> None:
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
             named = [made["run"]] if wish.run else []
             take(ROOT, wish.name, file, made, measured(rows, runs, digest, named))
+    if wish.confirmed:
+        confirm_cards(ROOT, confirmations(wish.confirmed))
     _write(ROOT, {name: text.encode() for name, text in card_files(ROOT, rows, runs).items()})
     for path in sorted((ROOT / FOLDER).glob("*.mcpk")):
         print(f"{path.relative_to(ROOT)}: {_read(path.with_suffix('.json')).what}")

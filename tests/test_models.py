@@ -21,7 +21,16 @@ from modelcompression.tracking.tracker import Tracker
 sys.path.insert(0, str(ROOT / "results"))
 
 import models
-from models import card_files, check_models, measured, of_run, record_of, take
+from models import (
+    card_files,
+    check_models,
+    confirm_cards,
+    confirmations,
+    measured,
+    of_run,
+    record_of,
+    take,
+)
 from rows import CSV, ResultsError, read_rows
 
 RECORD = {"commit": "0123abc", "device": "a GPU", "photographs": 1187, "steps": 9000, "minutes": 9.5}
@@ -83,6 +92,28 @@ def test_confirmed_numbers_take_the_place_of_the_others(root: Path) -> None:
     assert "| 1000 |" in texts["models/tiny.md"]
     with pytest.raises(ResultsError, match="differs"):
         check_models(root, rows)
+
+
+def test_what_confirm_found_out_about_a_file_is_on_its_card(root: Path, tmp_path: Path) -> None:
+    numbers = {"map50_95_delta": -0.021, "map50_95_delta_lo": -0.031, "map50_95_delta_hi": -0.012}
+    numbers |= {"loss_bound": 0.0297, "images": 1000.0}
+    numbers |= {"speedup": 4.4, "speedup_lo": 4.3, "speedup_hi": 4.5}
+    entry = {"model": "tiny.mcpk", "cpu": "A CPU", "git_commit": "0123abc"}
+    entry |= {f"confirmed_{name}": value for name, value in numbers.items()}
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps([entry]))
+    confirm_cards(root, confirmations(path))
+    check_models(root, read_rows(root))
+    page = (root / "models/tiny.md").read_text(encoding="utf8")
+    assert "Confirmed on 1000 photographs: mAP50-95 −2.1 [−3.1, −1.2] %, a loss of at most 3.0 %" in page
+    assert "| −2.1 [−3.1, −1.2] | 3.0 | 4.40 [4.30, 4.50] |" in (root / "models/README.md").read_text("utf8")
+    for changed, message in (({"model": "huge.mcpk"}, "holds no huge"), ({"sha256": "0"}, "another file")):
+        path.write_text(json.dumps([entry | changed]))
+        with pytest.raises(ResultsError, match=message):
+            confirm_cards(root, confirmations(path))
+    path.write_text("[{}]")
+    with pytest.raises(ResultsError, match="was not written by confirm"):
+        confirmations(path)
 
 
 def test_every_contradiction_is_noticed(root: Path) -> None:
