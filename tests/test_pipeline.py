@@ -33,11 +33,11 @@ def test_the_boxes_are_those_of_an_evaluation(exported, demo, jpegs) -> None:
 
 def test_both_go_the_whole_way_in_turn_and_the_slower_one_is_seen(exported, jpegs) -> None:
     baseline, variant = (LeanDetector(exported["fp32"], THREADS) for _ in range(2))
-    found = time_pipelines(baseline, variant, jpegs, View(160), rounds=4)
-    assert found.baseline.shape == found.variant.shape == (4, len(STAGES))
+    found = time_pipelines(baseline, variant, jpegs, View(160), rounds=6)
+    assert found.baseline.shape == found.variant.shape == (6, len(STAGES))
     assert found.ratios == pytest.approx(found.baseline.sum(axis=1) / found.variant.sum(axis=1))
     assert found.speedup.low <= found.speedup.value <= found.speedup.high
-    assert found.speedup.value > 1.5, "a sixteenth of the pixels goes through the network"
+    assert found.speedup.value > 1.2, "a sixteenth of the pixels goes through the network"
     stages = found.stages()
     assert list(stages.columns) == [*STAGES, "all"] and (stages.loc["baseline"] > 0).all()
     with pytest.raises(ValueError, match="at least one of each"):
