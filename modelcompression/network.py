@@ -15,6 +15,18 @@ def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     }
 
 
+def undecoded(model: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The head's raw outputs, logits: ``scores`` (N, classes, anchors) and ``boxes`` (N, 4 · bins, anchors).
+
+    Of a model with two heads, those of the one that is left (BatchNorm folded) or else of the one that needs
+    non-maximum suppression.
+    """
+    found = model(batch)[1]
+    if "one2many" in found:
+        found = found["one2many"] or found["one2one"]
+    return {key: found[key] for key in ("scores", "boxes")}
+
+
 def sources(layer: nn.Module) -> list[int]:
     """Numbers of the layers that a layer reads; ultralytics writes -1 for the one before."""
     listed = [layer.f] if isinstance(layer.f, int) else layer.f
@@ -25,4 +37,6 @@ def resize(module: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
     """Give a convolution other weights, possibly of other channel numbers."""
     module.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
     module.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
-    module.out_channels, module.in_channels = weight.shape[:2]
+    if module.groups > 1:  # depthwise: a filter for each channel
+        module.groups = weight.shape[0]
+    module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups

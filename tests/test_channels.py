@@ -123,9 +123,8 @@ def test_channels_that_do_not_fit_together_are_refused(narrowed, tmp_path) -> No
     broken = copy.deepcopy(narrowed[0])
     module = broken.get_submodule("model.3.conv")
     resize(module, module.weight[:-8], module.bias[:-8])
-    path = checkpoint.save(tmp_path / "broken.mcpk", broken, {})
     with pytest.raises(PackedCheckpointError, match="do not fit"):
-        checkpoint.load(path)
+        checkpoint.save(tmp_path / "broken.mcpk", broken, {})
 
 
 def test_a_share_out_of_reach_says_so(measured) -> None:

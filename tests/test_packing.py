@@ -1,9 +1,10 @@
 """The packed checkpoint: what goes in comes out, and what is not right is refused with a reason."""
 
-import hashlib
+import copy
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 import zlib
@@ -15,14 +16,28 @@ import openvino
 import pytest
 import torch
 from conftest import THREADS
+from forgery import (
+    SMALLEST,
+    edited_architectures,
+    edited_bytes,
+    header_of,
+    outcome,
+    resealed,
+    with_header,
+    with_object,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from ultralytics.nn.modules import Conv
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel, yaml_model_load
 
+from modelcompression import network
 from modelcompression.detector import OpenVinoDetector, TorchDetector
 from modelcompression.grid import nearest_exponents, step_sizes
 from modelcompression.measure import accuracy, footprint
-from modelcompression.packed import checkpoint, container, graphs, tensors
+from modelcompression.packed import architecture, checkpoint, container, graphs, tensors
+from modelcompression.packed.architecture import Architecture
 from modelcompression.packed.tensors import Codebook, Grid, PackedCheckpointError, Sparse
 
 
@@ -57,7 +72,25 @@ def packed(path: Path, seed: int = 0) -> tuple[Path, dict[str, Grid | Codebook |
         ),
         "thin.weight": sparse((4, 2, 3, 3), generator, 0.5),
     }
-    return checkpoint.save(path, model, tensors), tensors
+    return stored(path, model, tensors), tensors
+
+
+def stored(path: Path, model: nn.Module, tensors: dict[str, Grid | Codebook | Sparse]) -> Path:
+    """Tensors of any shapes, whatever the architecture says: only :func:`checkpoint.load` compares them."""
+    return container.store(path, SMALLEST, checkpoint._parameters(model), tensors)
+
+
+def smallest() -> DetectionModel:
+    """The network of ``SMALLEST`` with random weights, BatchNorm folded."""
+    torch.manual_seed(0)
+    model = DetectionModel(described(SMALLEST), verbose=False).eval().fuse(verbose=False)
+    for convolution in network.convolutions(model).values():
+        convolution.weight.data *= 3  # so that signals do not die away from layer to layer
+    return model
+
+
+def described(architecture: Architecture) -> dict:
+    return copy.deepcopy(architecture.description())
 
 
 @settings(max_examples=60, deadline=None)
@@ -73,7 +106,7 @@ def test_any_tensor_of_any_kind_comes_back_exactly(tmp_path_factory, seed, outpu
         "narrow.weight": Codebook(generator.integers(0, k, (2, outputs, 1, 1)), centroids),
         "thin.weight": sparse((outputs, 2, 3, 3), generator, k / 300),
     }
-    path = checkpoint.save(tmp_path_factory.mktemp("packed") / "x.mcpk", model, tensors)
+    path = stored(tmp_path_factory.mktemp("packed") / "x.mcpk", model, tensors)
     found = container.read(path)
     for name, tensor in tensors.items():
         assert found[name].dtype == np.float32 and np.array_equal(found[name], tensor.values())
@@ -86,9 +119,7 @@ def test_zeros_cost_no_more_than_a_bit_and_save_sixteen(tmp_path: Path) -> None:
     sizes = {}
     for zeros in (0, 0.1, 0.5, 0.9):
         tensors = {"wide.weight": sparse((256, 256, 3, 3), generator, zeros)}
-        sizes[zeros] = checkpoint.inspect(checkpoint.save(tmp_path / "x.mcpk", model, tensors))[
-            "bits each"
-        ].iloc[0]
+        sizes[zeros] = checkpoint.inspect(stored(tmp_path / "x.mcpk", model, tensors))["bits each"].iloc[0]
     entropy = {z: -z * np.log2(z) - (1 - z) * np.log2(1 - z) for z in (0.1, 0.5, 0.9)}
     assert sizes[0] < 16.2
     for zeros, bits in entropy.items():
@@ -114,20 +145,6 @@ def test_steps_are_the_nearest_float32_of_powers_of_two() -> None:
 # --- refusing -----------------------------------------------------------------------------------
 
 
-def resealed(data: bytes) -> bytes:
-    """With a digest that fits: what a forger would send."""
-    return data[:-32] + hashlib.sha256(data[:-32]).digest()
-
-
-def with_header(data: bytes, header: bytes) -> bytes:
-    old = int.from_bytes(data[5:9], "little")
-    return resealed(data[:5] + len(header).to_bytes(4, "little") + header + data[9 + old :])
-
-
-def header_of(data: bytes) -> dict:
-    return json.loads(zlib.decompress(data[9 : 9 + int.from_bytes(data[5:9], "little")]))
-
-
 def refused(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     with pytest.raises(PackedCheckpointError) as caught:
@@ -151,38 +168,24 @@ def test_every_flip_and_every_cut_is_refused(tmp_path: Path) -> None:
 
 def test_forged_files_are_refused_or_decode_within_bounds(tmp_path: Path) -> None:
     """2,000 edits with a digest that fits: never another exception, never a weight that is not finite."""
-    path, tensors = packed(tmp_path / "x.mcpk")
-    data, generator = path.read_bytes(), np.random.default_rng(1)
-    forged = tmp_path / "forged.mcpk"
-    refusals = 0
-    for _ in range(2000):
-        edited = bytearray(data[:-32])
-        for _ in range(generator.integers(1, 4)):
-            place = int(generator.integers(4, len(edited)))
-            match generator.integers(3):
-                case 0:
-                    edited[place] = int(generator.integers(256))
-                case 1:
-                    del edited[place : place + int(generator.integers(1, 9))]
-                case 2:
-                    edited[place:place] = generator.bytes(int(generator.integers(1, 9)))
-        forged.write_bytes(resealed(bytes(edited) + bytes(32)))
-        try:
-            found = container.read(forged)
-        except PackedCheckpointError:
-            refusals += 1
-            continue
-        assert all(np.isfinite(value).all() for value in found.values())
-        assert {name: value.shape for name, value in found.items()} == {
-            name: value.values().shape for name, value in tensors.items()
-        }
-    assert refusals > 1000
+    path, _ = packed(tmp_path / "x.mcpk")
+    forgeries = edited_bytes(path.read_bytes(), np.random.default_rng(1), 2000)
+    found = [outcome(tmp_path / "forged.mcpk", data) for data in forgeries]
+    assert found.count("refused") > 1000 and found.count("accepted") > 20
+
+
+def test_forged_architectures_are_refused_or_are_a_detector(tmp_path: Path) -> None:
+    """300 edits of what is built: no name is looked up, nothing is evaluated, nothing large is allocated."""
+    path = checkpoint.save(tmp_path / "x.mcpk", smallest(), {})
+    forgeries = edited_architectures(path.read_bytes(), np.random.default_rng(0), 300)
+    found = [outcome(tmp_path / "forged.mcpk", data, load=True) for data in forgeries]
+    assert found.count("refused") > 200 and found.count("accepted") > 5
 
 
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda h: h["tensors"][0].__setitem__(2, [2**20, 2**20, 3, 3]), "more than"),
+        (lambda h: h["tensors"][0].__setitem__(2, [2**20, 2**20, 3, 3]), "weights in"),
         (lambda h: h["tensors"][0].__setitem__(2, [4, 3, 3, -3]), "of shape"),
         (lambda h: h["tensors"][0].__setitem__(2, [4, 3, 3, 3.0]), "of shape"),
         (lambda h: h["tensors"][0].__setitem__(2, []), "of shape"),
@@ -196,8 +199,25 @@ def test_forged_files_are_refused_or_decode_within_bounds(tmp_path: Path) -> Non
         (lambda h: h["tensors"].append("x"), "no list of four"),
         (lambda h: h.update(tensors={}), "no list"),
         (lambda h: h.update(extra=1), "other keys"),
-        (lambda h: h.update(architecture="../../evil.yaml"), "architecture"),
-        (lambda h: h.update(architecture=["yolov8n.yaml"]), "architecture"),
+        (lambda h: h.update(architecture="yolov8n.yaml"), "is no object"),
+        (lambda h: h["architecture"].update(extra=1), "other keys"),
+        (lambda h: h["architecture"].pop("names"), "other keys"),
+        (lambda h: h["architecture"].update(activation=["torch.nn.ReLU()"]), "not on the list"),
+        (lambda h: h["architecture"].update(activation="SiLU"), "no list of parts of the activation"),
+        (lambda h: h["architecture"].update(activation=["PReLU"]), "not on the list"),
+        (lambda h: h["architecture"].update(scale="yolov8n"), "scale"),
+        (lambda h: h["architecture"].update(width=1e9), "width"),
+        (lambda h: h["architecture"].update(depth=float("nan")), "damaged|depth"),
+        (lambda h: h["architecture"].update(channels=0), "channels"),
+        (lambda h: h["architecture"].update(names=[]), "class names"),
+        (lambda h: h["architecture"].update(names=[1, 2]), "class name"),
+        (lambda h: h["architecture"]["layers"][0].__setitem__(2, "Segment"), "not on the list"),
+        (lambda h: h["architecture"]["layers"][0].__setitem__(2, "nn.Module"), "not on the list"),
+        (lambda h: h["architecture"]["layers"][-1].__setitem__(2, "Conv"), "not on the list"),
+        (lambda h: h["architecture"]["layers"][0].__setitem__(0, 3), "reads"),
+        (lambda h: h["architecture"]["layers"][2].__setitem__(1, 10**6), "repeated"),
+        (lambda h: h["architecture"]["layers"][0][3].__setitem__(0, 10**6), "argument"),
+        (lambda h: h["architecture"]["layers"][0][3].__setitem__(1, "1 + 1"), "argument"),
         (lambda h: h.update(graphs=[]), "graphs"),
     ],
 )
@@ -233,7 +253,7 @@ def test_a_header_that_is_none_is_refused(tmp_path: Path, header: bytes, reason:
         (b"", "does not start with MCPK"),
         (b"MCPK", "cut off"),
         (b"PK\x03\x04" + bytes(100), "does not start with MCPK"),
-        (b"MCPK\x09" + bytes(100), "newer than 1"),
+        (b"MCPK\x09" + bytes(100), "newer than 2"),
         (b"MCPK\x00" + bytes(100), "does not exist"),
     ],
 )
@@ -261,14 +281,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )
 def test_a_tensor_that_does_not_fit_is_not_written(tmp_path: Path, name: str, tensor, reason: str) -> None:
     with pytest.raises(PackedCheckpointError, match=reason):
-        checkpoint.save(tmp_path / "x.mcpk", Tiny(), {name: tensor})
+        stored(tmp_path / "x.mcpk", Tiny(), {name: tensor})
     assert not os.listdir(tmp_path)
 
 
 def test_a_weight_beyond_float16_is_not_written(tmp_path: Path) -> None:
-    model = Tiny()
+    model = smallest()
     with torch.no_grad():
-        model.wide.bias[0] = 1e6
+        model.model[0].conv.bias[0] = 1e6
     with pytest.raises(PackedCheckpointError, match="finite float16"):
         checkpoint.save(tmp_path / "x.mcpk", model, {})
 
@@ -282,7 +302,7 @@ def test_a_full_disk_keeps_the_file_that_was_there(tmp_path: Path, monkeypatch) 
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(path, Tiny(), tensors)
+        stored(path, Tiny(), tensors)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["x.mcpk"]
 
 
@@ -439,12 +459,164 @@ def test_zeros_are_counted_on_the_packed_file(whole) -> None:
     assert footprint.sparsity(path) == zeros / sum(s.size for s in symbols)
 
 
-def test_a_model_of_another_shape_is_refused_on_loading(tmp_path: Path) -> None:
+def test_tensors_of_another_architecture_are_refused_on_loading(tmp_path: Path) -> None:
     path, _ = packed(tmp_path / "x.mcpk")
-    with pytest.raises(PackedCheckpointError, match="not those of YOLOv8n"):
+    with pytest.raises(PackedCheckpointError, match="not those of its architecture"):
         checkpoint.load(path)
 
 
 def test_batch_norm_must_be_folded_first(tmp_path: Path) -> None:
     with pytest.raises(PackedCheckpointError, match="BatchNorm"):
         checkpoint.save(tmp_path / "x.mcpk", nn.Sequential(nn.BatchNorm2d(3)), {})
+
+
+# --- the architecture ---------------------------------------------------------------------------
+
+
+def random_network(name: str, activation: nn.Module | None = None, **changes: object) -> DetectionModel:
+    """One of ultralytics' own descriptions with random weights, BatchNorm folded."""
+    description = yaml_model_load(name) | {"nc": 3} | changes
+    before, Conv.default_act = Conv.default_act, activation or Conv.default_act
+    try:
+        torch.manual_seed(0)
+        model = DetectionModel(description, ch=description.get("channels", 3), verbose=False)
+    finally:
+        Conv.default_act = before
+    model.names = {0: "a", 1: "b: c", 2: "\u0432\u0433"}
+    model.model[-1].end2end = description.get("end2end", "v10" in name)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+    return model.eval().fuse(verbose=False)
+
+
+ARCHITECTURES = {
+    **{
+        name: {}
+        for name in ("yolov5nu", "yolov8n", "yolov8s", "yolo11n", "yolov8n-p2", "yolov10n", "yolo26n")
+    },
+    **{"yolo12n": {}, "yolov9t": {}},
+    "yolov8n, ReLU": {"activation": nn.ReLU()},
+    "yolo11n, LeakyReLU": {"activation": nn.LeakyReLU(0.2)},
+    "yolov8n, grey": {"channels": 1},
+    "yolo26n, one-to-many head": {"end2end": False},
+}
+
+
+@pytest.mark.parametrize("wish", ARCHITECTURES)
+def test_what_is_loaded_computes_what_was_saved(wish: str, tmp_path: Path, monkeypatch) -> None:
+    name = wish.split(",")[0].replace("v5nu", "v5n")
+    model = random_network(f"{name}.yaml", **ARCHITECTURES[wish])
+    path = checkpoint.save(tmp_path / "any.mcpk", model, {})
+    monkeypatch.chdir(tmp_path)
+    generator = torch.get_rng_state()
+    loaded = checkpoint.load(path)
+    assert torch.equal(torch.get_rng_state(), generator), "loading draws no random weights"
+    image = torch.rand(1, ARCHITECTURES[wish].get("channels", 3), 96, 64)
+    halved = model.half().float()
+    with torch.no_grad():
+        assert torch.allclose(loaded.model(image)[0], halved(image)[0], rtol=1e-3, atol=1e-3)
+    assert loaded.names == model.names and loaded.model.end2end == model.end2end
+    assert Conv.default_act is not ARCHITECTURES[wish].get("activation")
+
+
+TRAP = """
+nc: 2
+activation: open('executed', 'w') or torch.nn.ReLU()
+backbone: [[-1, 1, Conv, [16, 3, 2]]]
+head: [[[0], 1, Detect, [nc]]]
+"""
+
+
+def test_a_description_in_the_current_folder_is_no_concern(whole, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("yolov8.yaml", "yolov8n.yaml", "n.yaml", "packed.yaml"):
+        Path(name).write_text(TRAP, encoding="utf8")
+    loaded = checkpoint.load(whole[0])
+    assert len(loaded.names) == 80 and len(loaded.model.model) == 23 and not Path("executed").exists()
+    assert type(loaded.model.model[0].act) is nn.SiLU
+
+
+def test_a_file_of_version_1_is_read(whole, tmp_path: Path, monkeypatch) -> None:
+    """The tensors are the same; its architecture is a name, for which nobody looks."""
+    monkeypatch.chdir(tmp_path)
+    Path("yolov8n.yaml").write_text(TRAP, encoding="utf8")
+    data = whole[0].read_bytes()
+    first = with_object(data, header_of(data) | {"architecture": "yolov8n.yaml"})
+    Path("first.mcpk").write_bytes(resealed(first[:4] + b"\x01" + first[5:]))
+    image = torch.rand(1, 3, 64, 64)
+    old, new = checkpoint.load("first.mcpk"), checkpoint.load(whole[0])
+    with torch.no_grad():
+        assert torch.equal(old.model(image)[0], new.model(image)[0]) and old.names == new.names
+    Path("other.mcpk").write_bytes(resealed(data[:4] + b"\x01" + data[5:]))
+    with pytest.raises(PackedCheckpointError, match=r"other than yolov8n\.yaml"):
+        checkpoint.load("other.mcpk")
+
+
+def exchanged(model: nn.Module) -> nn.Module:
+    """One layer computes something else than the description says, with the same parameters."""
+    model.model[0].act = nn.ReLU()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: Tiny(), "not a Tiny"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 3, 1)), "not a Sequential"),
+        (lambda: random_network("yolov8n.yaml", nn.PReLU()), "activation PReLU cannot be packed"),
+        (lambda: exchanged(random_network("yolov8n.yaml")), "mixes activations"),
+        (
+            lambda: SegmentationModel("yolov8n-seg.yaml", verbose=False).eval().fuse(verbose=False),
+            "'Segment'",
+        ),
+    ],
+)
+def test_what_would_not_come_back_is_not_written(model, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(PackedCheckpointError, match=reason) as caught:
+        checkpoint.save(tmp_path / "x.mcpk", model(), {})
+    assert not os.listdir(tmp_path) and "\n" not in str(caught.value)
+
+
+def test_a_model_that_its_description_does_not_describe_is_not_written(tmp_path: Path) -> None:
+    """Parameters and activation are the same, outputs are not."""
+    model = smallest()
+    model.model[3].mode, model.model[3].size, model.model[3].scale_factor = "bilinear", None, 2
+    with pytest.raises(PackedCheckpointError, match="would give back another network"):
+        checkpoint.save(tmp_path / "x.mcpk", model, {})
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda layers: layers.__setitem__(1, [-1, 64, "C3k2", [8192, True, 8.0]]), "more than"),
+        (lambda layers: layers[3][3].__setitem__(1, 64), "too large"),
+        (lambda layers: layers[4].__setitem__(0, [-1, 2]), "fit together"),
+        (
+            lambda layers: layers.__setitem__(3, [-1, 64, "nn.Upsample", [None, 2, "nearest"]]),
+            "too large|fit",
+        ),
+        (lambda layers: layers[0][3].__setitem__(1, 5), "not those of its architecture"),
+    ],
+)
+def test_an_architecture_that_cannot_be_built_costs_no_memory(edit, reason: str, tmp_path: Path) -> None:
+    data = checkpoint.save(tmp_path / "x.mcpk", smallest(), {}).read_bytes()
+    header = header_of(data)
+    edit(header["architecture"]["layers"])
+    (tmp_path / "x.mcpk").write_bytes(with_object(data, header))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PackedCheckpointError, match=reason):
+        checkpoint.load(tmp_path / "x.mcpk")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # kB
+
+
+def test_a_small_file_declares_no_large_model(tmp_path: Path) -> None:
+    path, _ = packed(tmp_path / "x.mcpk")
+    data = path.read_bytes()
+    header = header_of(data)
+    header["tensors"][0][2] = [4096, 4096, 1, 1]
+    assert "weights in" in refused(path, with_object(data, header))
+
+
+def test_yolov8n_is_the_description_of_version_1(eager) -> None:
+    assert architecture.architecture_of(eager.model) == architecture.yolov8n()

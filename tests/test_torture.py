@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torture
+
+from modelcompression.packed.tensors import Half
 
 
 def test_processes_that_write_at_once_lose_no_run(tmp_path, server) -> None:
@@ -25,6 +28,19 @@ def test_a_full_disk_leaves_every_file_as_it_was(tmp_path) -> None:
 def test_a_server_that_fails_a_third_of_all_requests_loses_no_run(tmp_path, server) -> None:
     toll = torture.failing_server(tmp_path, server, homeworks=2, runs=1, share=0.33)
     assert toll.lost == [] and toll.faults > 3
+
+
+def test_forged_packed_checkpoints_break_nothing(tmp_path) -> None:
+    toll = torture.forged_files(tmp_path, tensors=50, architectures=20)
+    assert toll.lost == [] and toll.faults == toll.guarded == 70
+
+
+def test_a_careless_reader_is_noticed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(kind: str, shape: tuple[int, ...], parts: list[bytes], coders: object) -> Half:
+        return Half(np.frombuffer(parts[0], "<f2").reshape(shape))
+
+    monkeypatch.setattr(torture.container, "decoded", careless)
+    assert torture.forged_files(tmp_path, tensors=300, architectures=0).lost
 
 
 def test_a_careless_writer_is_noticed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ The last line says how many faults were injected and how much was lost; the exit
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -26,6 +27,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
+import forgery
 import mlflow_server
 import nbformat
 import numpy as np
@@ -33,8 +35,11 @@ import pandas as pd
 import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from ultralytics.nn.tasks import DetectionModel
 
 from modelcompression import ROOT, files, runner
+from modelcompression.packed import checkpoint, container
+from modelcompression.packed.tensors import Grid
 from modelcompression.tracking import store, targets
 from modelcompression.tracking.history import finished_runs
 from modelcompression.tracking.store import RECORD_ID, RunRecord
@@ -476,17 +481,12 @@ def _row(name: str, version: int) -> dict[str, object]:
 
 
 def _packed(folder: Path) -> Callable[[int], None]:
-    import torch
-
-    from modelcompression.packed import checkpoint
-    from modelcompression.packed.tensors import Grid
-
-    model = torch.nn.Sequential(torch.nn.Conv2d(32, 64, 3))
+    state = {"weight": np.zeros((64, 32, 3, 3), np.float32)}
 
     def write(version: int) -> None:
         symbols = np.random.default_rng(version).integers(-7, 8, (64, 32, 3, 3))
-        exponents = np.zeros(64, np.int64)
-        checkpoint.save(folder / "small.mcpk", model, {"0.weight": Grid(symbols, exponents)})
+        tensors = {"weight": Grid(symbols, np.zeros(64, np.int64))}
+        container.store(folder / "small.mcpk", forgery.SMALLEST, state, tensors)
 
     return write
 
@@ -631,6 +631,33 @@ def main(arguments: list[str] | None = None) -> int:
     return len(total.lost)
 
 
+# (e) Packed checkpoints that somebody has tampered with
+
+
+def forged_files(folder: Path, tensors: int = 9000, architectures: int = 2000, seed: int = 0) -> Toll:
+    """Forged files are refused in one line, or are finite weights: never a crash, never another exception."""
+    toll, generator = Toll(), np.random.default_rng(seed)
+    model = DetectionModel(copy.deepcopy(forgery.SMALLEST.description()), verbose=False).eval()
+    data = checkpoint.save(folder / "x.mcpk", model.fuse(verbose=False), {}).read_bytes()
+    parts = [
+        ("tensors", forgery.edited_bytes(data, generator, tensors), False),
+        ("architecture", forgery.edited_architectures(data, generator, architectures), True),
+    ]
+    remarks = []
+    for name, forgeries, load in parts:
+        found = []
+        for number, forged in enumerate(forgeries):
+            toll.faults += 1
+            try:
+                found.append(forgery.outcome(folder / "forged.mcpk", forged, load))
+            except Exception as error:  # what must not happen is what is counted
+                found.append(f"{type(error).__name__} for {name} {number}")
+            toll.expect(found[-1] in ("refused", "accepted"), found[-1])
+        remarks.append(f"{found.count('refused')} of {len(found)} forged {name} refused")
+    toll.remark = "; ".join(remarks)
+    return toll
+
+
 def _server(folder: Path, stack: ExitStack) -> str:
     (folder / "server").mkdir()
     return stack.enter_context(mlflow_server.running(folder / "server", mlflow_server.empty_database(folder)))
@@ -642,6 +669,7 @@ PARTS: dict[str, Callable[[Path, int, ExitStack], Toll]] = {
     "notebook": lambda folder, seed, stack: notebook_kills(folder, seed),
     "disk": lambda folder, seed, stack: full_disk(folder, seed=seed),
     "tmpfs": lambda folder, seed, stack: full_disk_for_real(folder, 10, seed),
+    "packed": lambda folder, seed, stack: forged_files(folder, seed=seed),
     "server": lambda folder, seed, stack: failing_server(folder, _server(folder, stack), seed=seed),
 }
 

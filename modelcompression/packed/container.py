@@ -1,10 +1,10 @@
 """The file of a packed checkpoint: its layout, and a reader that checks everything before it is used.
 
-File format, version 1 (all integers little-endian)::
+File format, version 2 (all integers little-endian)::
 
     offset  bytes
     0       4     magic "MCPK"
-    4       1     version, 1
+    4       1     version, 2
     5       4     H, length of the header
     9       H     header: JSON in UTF-8, deflated (zlib, RFC 1950)
     9 + H   …     sections, one after the other, each as long as the header says
@@ -12,7 +12,9 @@ File format, version 1 (all integers little-endian)::
 
 The header is an object with the keys
 
-* ``architecture``: an ultralytics model description with BatchNorm folded, such as ``yolov8n.yaml``;
+* ``architecture``: an object with the fields of :class:`.architecture.Architecture`: the network's layers
+  with BatchNorm folded, its input channels and class names. Layer types and activations are names from that
+  module's lists, everything else is data;
 * ``tensors``: in order, ``[name, kind, shape, lengths of its sections in bytes]``, the name being that of the
   PyTorch parameter, the kind one of
 
@@ -32,7 +34,8 @@ The header is an object with the keys
   OpenVINO with quantized activations, so that no image is needed to run in INT8. It is an LZMA stream (xz)
   of: length of a list (4 bytes), the list as JSON, length of OpenVINO's ``.xml`` (4 bytes), the ``.xml``,
   and its ``.bin``. Of the ``.bin`` all parts are zeroed that follow from the tensors; the list names them as
-  ``[offset, role, tensor name]``, the role being ``symbols`` (as int8), ``scales`` or ``bias`` (as float32).
+  ``[offset, role, tensor name]``, the role being ``symbols`` (as int8), or ``scales``, ``bias`` or, of a
+  convolution left in float, ``weights`` (as float32).
   The scales are the steps, except in channels with a symbol beyond ±127: these are divided by
   largest / 127, rounded, and the scale multiplied by it. In the first convolution the limit is ±63: CPUs
   without VNNI add two products in 16 bits, and its inputs, pixels, are up to 255 often enough for
@@ -40,7 +43,11 @@ The header is an object with the keys
 
 All symbols of a file share one :class:`.coding.Coder`, all exponents another, in the order of ``tensors``;
 columns of a convolution's matrix are grouped by input channel. There is no pickle and nothing to
-execute. Every length is checked before it is used, the digest before anything else.
+execute. Every length is checked before it is used, the digest before anything else; a file may declare at
+most ``WEIGHTS_A_BYTE`` weights for each of its bytes, or ``FREE_WEIGHTS``.
+
+Version 1 differs in the architecture, which is the text ``yolov8n.yaml`` and stands for :func:`.yolov8n`, and
+in the roles, which lack ``weights``. It is read for ever and no longer written.
 """
 
 from __future__ import annotations
@@ -48,23 +55,60 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import files
+from .architecture import MOST_WEIGHTS, Architecture, yolov8n
 from .coding import LIMIT, Coder, CodingError
-from .tensors import SECTIONS, Codebook, Grid, Half, PackedCheckpointError, Sparse, decoded, require
+from .tensors import SECTIONS, Codebook, Grid, Half, PackedCheckpointError, Sparse, decoded, encoded, require
 
-MAGIC, VERSION = b"MCPK", 1
-ARCHITECTURES = ("yolov8n.yaml",)
-LARGEST_HEADER = 2**18
-MOST_ELEMENTS = 2**23  # twice YOLOv8n: what a hostile header can make a reader allocate
+MAGIC, VERSION = b"MCPK", 2
+FIRST_ARCHITECTURE = "yolov8n.yaml"  # the only one of version 1
+LARGEST_HEADER = 2**19
+# What a hostile header can make a reader allocate: twice YOLOv8n, or in proportion to what was sent.
+FREE_WEIGHTS, WEIGHTS_A_BYTE = 2**23, 64
 DIGEST = 32
 
 
-def write(path: Path, header: dict[str, Any], body: bytes) -> Path:
+def store(
+    path: Path,
+    architecture: Architecture,
+    state: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Grid | Codebook | Sparse],
+    int8: bytes | None = None,
+) -> Path:
+    """Write tensors, in the order of ``state``; those not in ``tensors`` as float16.
+
+    Args:
+        int8: the section of an INT8 graph.
+
+    Raises:
+        PackedCheckpointError: a tensor does not fit its parameter, or the format.
+        OSError: the file cannot be written; a previous one is kept.
+    """
+    unknown = sorted(set(tensors) - set(state))
+    require(not unknown, f"the model has no parameter '{unknown[0] if unknown else ''}'")
+    coders = Coder(), Coder()
+    entries, sections = [], []
+    for name, value in state.items():
+        shape = tuple(value.shape)
+        try:
+            kind, parts = encoded(tensors.get(name, value), shape, coders)
+        except (CodingError, PackedCheckpointError) as error:
+            raise PackedCheckpointError(f"{name}: {error}") from None
+        entries.append([name, kind, list(shape), [len(part) for part in parts]])
+        sections += parts
+    graphs = {} if int8 is None else {"int8": [len(int8)]}
+    header = {"architecture": architecture.data(), "tensors": entries, "graphs": graphs}
+    return _write(path, header, b"".join(sections) + (int8 or b""))
+
+
+def _write(path: Path, header: dict[str, Any], body: bytes) -> Path:
+    _check_size(header["tensors"], len(body))
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     require(len(text) <= LARGEST_HEADER, f"the header has {len(text)} bytes, more than {LARGEST_HEADER}")
     packed = zlib.compress(text, 9)
@@ -89,6 +133,13 @@ def tensors(path: Path | str) -> dict[str, Grid | Codebook | Sparse | Half]:
         PackedCheckpointError: as :func:`load`.
     """
     header, body = opened(path)
+    return decoded_tensors(path, header, body)
+
+
+def decoded_tensors(
+    path: Path | str, header: dict[str, Any], body: bytes
+) -> dict[str, Grid | Codebook | Sparse | Half]:
+    """The same of a file already :func:`opened`."""
     coders = Coder(), Coder()
     found, start = {}, 0
     for name, kind, shape, lengths in header["tensors"]:
@@ -119,20 +170,27 @@ def _checked(data: bytes) -> tuple[dict[str, Any], bytes]:
     require(data[:4] == MAGIC, "this is no packed checkpoint (it does not start with MCPK)")
     require(len(data) >= 9 + DIGEST, f"cut off after {len(data)} bytes")
     require(data[4] <= VERSION, f"written in version {data[4]} of the format, newer than {VERSION}: update")
-    require(data[4] == VERSION, f"version {data[4]} of the format does not exist")
+    require(data[4] >= 1, f"version {data[4]} of the format does not exist")
     content, digest = data[:-DIGEST], data[-DIGEST:]
     require(hashlib.sha256(content).digest() == digest, "damaged: the SHA-256 digest does not match")
     length = int.from_bytes(content[5:9], "little")
     require(9 + length <= len(content), f"a header of {length} bytes does not fit into the file")
-    header, body = _header(content[9 : 9 + length]), content[9 + length :]
+    header, body = _header(content[9 : 9 + length], data[4]), content[9 + length :]
+    _check_size(header["tensors"], len(body))
     declared = sum(sum(lengths) for _, _, _, lengths in header["tensors"])
     declared += sum(sum(lengths) for lengths in header["graphs"].values())
     require(declared == len(body), f"the sections are {len(body)} bytes, the header says {declared}")
     return header, body
 
 
-def _header(packed: bytes) -> dict[str, Any]:
-    """The header as an object whose every field has been checked."""
+def _check_size(entries: list[list[Any]], sent: int) -> None:
+    weights = sum(int(np.prod(shape, dtype=object)) for _, _, shape, _ in entries)
+    most = min(max(FREE_WEIGHTS, WEIGHTS_A_BYTE * sent), MOST_WEIGHTS)
+    require(weights <= most, f"more than {most} weights in {sent} bytes")
+
+
+def _header(packed: bytes, version: int) -> dict[str, Any]:
+    """The header as an object whose every field has been checked; its architecture as an ``Architecture``."""
     try:
         inflater = zlib.decompressobj()
         text = inflater.decompress(packed, LARGEST_HEADER)
@@ -142,18 +200,22 @@ def _header(packed: bytes) -> dict[str, Any]:
         raise PackedCheckpointError(f"the header is damaged: {str(error)[:100]}") from None
     require(isinstance(header, dict), "the header is no object")
     require(set(header) == {"architecture", "tensors", "graphs"}, "the header has other keys")
-    known = header["architecture"] in ARCHITECTURES
-    require(known, f"an architecture other than {', '.join(ARCHITECTURES)}: {header['architecture']!r:.50}")
+    header["architecture"] = _architecture(header["architecture"], version)
     require(isinstance(header["tensors"], list), "the tensors are no list")
-    names, elements = set(), 0
+    names = set()
     for entry in header["tensors"]:
         _check_entry(entry)
         require(entry[0] not in names, f"tensor '{entry[0]:.50}' twice")
         names.add(entry[0])
-        elements += int(np.prod(entry[2], dtype=object))
-        require(elements <= MOST_ELEMENTS, f"more than {MOST_ELEMENTS} weights")
     _check_graphs(header["graphs"])
     return header
+
+
+def _architecture(data: Any, version: int) -> Architecture:
+    if version > 1:
+        return Architecture.checked(data)
+    require(data == FIRST_ARCHITECTURE, f"an architecture other than {FIRST_ARCHITECTURE}: {data!r:.50}")
+    return yolov8n()
 
 
 def _check_entry(entry: Any) -> None:

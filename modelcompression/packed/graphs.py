@@ -41,7 +41,7 @@ def packed_graph(
         for offset in (o for o, s in constants if s == size and weights[o : o + s] == part):
             places.append([offset, role, name])
             rest[offset : offset + size] = bytes(size)
-    found = {name for _, role, name in places if role == "symbols"}
+    found = {name for _, role, name in places if role in ("symbols", "weights")}
     missing = [n for n, t in tensors.items() if "symbols" in _derived(n, t) and n not in found]
     require(not missing, f"the INT8 graph has no convolution with the weights of {missing[:1]}")
     listed = json.dumps(sorted(places), separators=(",", ":")).encode()
@@ -57,7 +57,7 @@ def _insert_symbols(
 
     grids = {n: t for n, t in tensors.items() if isinstance(t, Grid) and t.symbols.ndim == 4}
     for node in graph.get_ordered_ops():
-        if node.get_type_name() != "Convolution":
+        if node.get_type_name() not in ("Convolution", "GroupConvolution"):
             continue
         scaled = node.input_value(1).get_node()
         converted = scaled.input_value(0).get_node() if scaled.get_input_size() else None
@@ -66,12 +66,13 @@ def _insert_symbols(
         stored = converted.input_value(0).get_node()
         factor = scaled.input_value(1).get_node()
         values = stored.data.astype(np.float32) * factor.data
+        values = values.reshape(-1, *values.shape[-3:])  # a group convolution has its groups in front
         name = _nearest(values, grids)
         if name is None:
             continue  # the constant that decodes box distances
         grid = grids[name]
         symbols, scales = _as_int8(name, grid)
-        stored.output(0).replace(ops.constant(symbols).output(0))
+        stored.output(0).replace(ops.constant(symbols.reshape(stored.data.shape)).output(0))
         scaled.input(1).replace_source_output(ops.constant(scales.reshape(factor.data.shape)).output(0))
 
 
@@ -109,10 +110,11 @@ def _derived(name: str, tensor: Grid | Codebook | Sparse | Half | np.ndarray) ->
     """The parts of a graph's ``.bin`` that follow from one tensor."""
     if isinstance(tensor, Grid) and tensor.symbols.ndim == 4:
         symbols, scales = _as_int8(name, tensor)
-        return {"symbols": symbols.tobytes(), "scales": scales.astype("<f4").tobytes()}
-    if name.endswith(".bias"):
+        whole = tensor.values().astype("<f4").tobytes()
+        return {"symbols": symbols.tobytes(), "scales": scales.astype("<f4").tobytes(), "weights": whole}
+    if name.endswith((".bias", ".weight")):
         values = tensor.astype(np.float16) if isinstance(tensor, np.ndarray) else tensor.values()
-        return {"bias": values.astype("<f4").tobytes()}
+        return {"bias" if name.endswith(".bias") else "weights": values.astype("<f4").tobytes()}
     return {}
 
 
