@@ -37,7 +37,7 @@ smoke: HW = all
 smoke: .venv/run.stamp  ## every notebook, or HW's, on a handful of images, no tables
 	$(RUN) smoke $(HW)
 
-homework: .venv/run.stamp  ## a new homework, HW=hw6_example: its notebook, its test (CONTRIBUTING.md)
+homework: .venv/run.stamp  ## a new homework, HW=hw7_example: its notebook, its test (CONTRIBUTING.md)
 	$(RUN) new $(HW)
 
 check: .venv/test.stamp lint  ## lint and all fast tests, in two minutes

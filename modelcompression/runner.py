@@ -40,6 +40,9 @@ class RunnerError(ModelCompressionError, RuntimeError):
 def notebooks(homework: str = "all") -> list[Path]:
     """The notebooks of one homework folder, or of all, in the order of their numbers.
 
+    One whose metadata say ``"modelcompression": {"by_name_only": true}`` runs for hours: only its own name
+    chooses it.
+
     Args:
         homework: a folder, such as ``hw5_export``; one notebook in it, ``hw5_export/fastest``; or ``all``.
 
@@ -47,11 +50,18 @@ def notebooks(homework: str = "all") -> list[Path]:
         RunnerError: there is no such homework.
     """
     found = sorted(ROOT.glob("hw*_*/*.ipynb"))
-    chosen = [p for p in found if homework in ("all", p.parent.name, f"{p.parent.name}/{p.stem}")]
+    named = [path for path in found if homework == f"{path.parent.name}/{path.stem}"]
+    several = [p for p in found if homework in ("all", p.parent.name) and not _by_name_only(p)]
+    chosen = several or named
     if not chosen:
         names = ", ".join(dict.fromkeys(path.parent.name for path in found))
         raise RunnerError(f"there is no homework '{homework}': choose one of {names}, all")
     return chosen
+
+
+def _by_name_only(notebook: Path) -> bool:
+    metadata = nbformat.read(notebook, as_version=4).metadata
+    return bool(metadata.get("modelcompression", {}).get("by_name_only"))
 
 
 def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None) -> Path:
@@ -171,11 +181,10 @@ def replace_text(path: Path, text: str) -> None:
 
 def clean(document: nbformat.NotebookNode, notebook: Path) -> None:
     """Remove progress bars, timings and injected cells; refresh the badge and the bootstrap cell."""
+    ours = {key: value for key, value in document.metadata.items() if key == "modelcompression"}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     document.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
+        {"kernelspec": kernel, "language_info": {"name": "python"}, **ours}
     )
     kept = [c for c in document.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for cell in kept:

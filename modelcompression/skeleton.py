@@ -21,17 +21,17 @@ def create(homework: str) -> list[Path]:
         the files written.
 
     Raises:
-        RunnerError: the name is not like ``hw6_example``, or taken; nothing is written then.
+        RunnerError: the name is not like ``hw7_example``, or taken; nothing is written then.
     """
     named = re.fullmatch(r"hw(\d+)_([a-z][a-z0-9_]*)", homework)
     if not named:
-        raise RunnerError(f"a homework's name looks like hw6_example, not '{homework}'")
+        raise RunnerError(f"a homework's name looks like hw7_example, not '{homework}'")
     number, topic = named.groups()
     title = topic.replace("_", " ").capitalize()
     notebook, test = ROOT / homework / f"{topic}.ipynb", ROOT / "tests" / f"test_{homework}.py"
     for path in (notebook.parent, test):
         if path.exists():
-            raise RunnerError(f"{path.relative_to(ROOT)} exists already: choose another name, HW=hw6_example")
+            raise RunnerError(f"{path.relative_to(ROOT)} exists already: choose another name, HW=hw7_example")
 
     def renamed(file: str) -> str:
         text = (ROOT / "skeleton" / file).read_text(encoding="utf8")

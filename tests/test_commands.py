@@ -33,10 +33,10 @@ COMMAND = re.compile(r"`((?:make|pip|python|modelcompression|\.venv/bin/\w+) [^`
 CHECKED = {
     "make run": "minutes",
     "make run HW=all": "an hour",
-    "make run HW=hw6_example": "minutes",
+    "make run HW=hw7_example": "minutes",
     "make run TORCH_INDEX=https://download.pytorch.org/whl/cpu": "installs from the network",
     "make publish": "names a target",
-    "make publish HW=hw6_example": "needs the images of COCO",
+    "make publish HW=hw7_example": "needs the images of COCO",
     "make publish HW=all": "an hour",
     "make test": "is this suite",
     "make confirm": "needs runs and the images of COCO: test_confirm.py has some",
@@ -63,9 +63,9 @@ CHECKED = {
 # Executed, with what they print.
 EXECUTED = {
     "make help": "make homework",
-    "make homework HW=hw6_example": "hw6_example/example.ipynb",
-    "make smoke HW=hw6_example": "1 notebook(s) in",
-    ".venv/bin/python -m pytest -k hw6_example": "passed",
+    "make homework HW=hw7_example": "hw7_example/example.ipynb",
+    "make smoke HW=hw7_example": "1 notebook(s) in",
+    ".venv/bin/python -m pytest -k hw7_example": "passed",
     "make lint": "All checks passed!",
     "make table": "report.html regenerated",
     "modelcompression inspect small.mcpk": "model.0.conv.weight",
@@ -176,7 +176,7 @@ def test_the_contributors_path(scratch: Path, shell: Shell) -> None:
         if line not in CHECKED:
             assert EXECUTED[line] in shell(line), line
         if line.startswith("make homework"):
-            replace_in(scratch / "hw6_example/example.ipynb", "THREADS = 2", f"THREADS = {THREADS}")
+            replace_in(scratch / "hw7_example/example.ipynb", "THREADS = 2", f"THREADS = {THREADS}")
     assert "passed" in shell(".venv/bin/python -m pytest -q tests/test_readme.py")
     assert "Example, 6 bits" in executed_text(scratch)
     assert list(logged(scratch)) == ["Example, 6 bits"]
@@ -184,8 +184,8 @@ def test_the_contributors_path(scratch: Path, shell: Shell) -> None:
     assert "Example, 6 bits" in shell(f".venv/bin/python - <<'END'\n{as_script(query)}\nEND")
 
     (method,) = blocks(section(contributing, "Add a method to a homework"), "python")
-    insert_before_table(scratch / "hw6_example/example.ipynb", method)
-    shell("make smoke HW=hw6_example")
+    insert_before_table(scratch / "hw7_example/example.ipynb", method)
+    shell("make smoke HW=hw7_example")
     runs = logged(scratch)
     assert runs["Example, 4 bits"]["size_mb"] < runs["Example, 6 bits"]["size_mb"]
     assert "Example, 4 bits" in executed_text(scratch)
@@ -196,7 +196,7 @@ def test_the_contributors_path(scratch: Path, shell: Shell) -> None:
 
 def executed_text(scratch: Path) -> str:
     """What the notebook shows by ``hw.table()``."""
-    path = scratch / "results/executed/smoke/hw6_example_example.ipynb"
+    path = scratch / "results/executed/smoke/hw7_example_example.ipynb"
     cells = nbformat.read(path, as_version=4).cells
     (shown,) = (cell.outputs[0]["data"]["text/plain"] for cell in cells if cell.source == "hw.table()")
     return shown
@@ -206,7 +206,7 @@ def logged(scratch: Path) -> dict[str, dict[str, float]]:
     """The experiments in the scratch copy's own MLflow store, asked by a plain MLflow query."""
     client = MlflowClient(f"sqlite:///{scratch}/mlflow.db")
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    runs = client.search_runs([experiment], "tags.homework = 'hw6_example' and tags.smoke = 'true'")
+    runs = client.search_runs([experiment], "tags.homework = 'hw7_example' and tags.smoke = 'true'")
     return {run.info.run_name: run.data.metrics for run in runs if run.data.metrics}
 
 
@@ -331,7 +331,7 @@ def test_no_python_or_a_wrong_one_is_one_clear_line(programs, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["hw1_baseline", "hw6", "example", "hw6_../x", "all", "hw6_Two Words"])
 def test_a_name_that_is_taken_or_none_creates_nothing(name: str) -> None:
     before = pd.Series({path: path.stat().st_mtime_ns for path in ROOT.glob("[hRt]*/*")})
-    with pytest.raises(runner.RunnerError, match="hw6_example") as error:
+    with pytest.raises(runner.RunnerError, match="hw7_example") as error:
         skeleton.create(name)
     assert "\n" not in str(error.value)
     assert before.equals(pd.Series({path: path.stat().st_mtime_ns for path in ROOT.glob("[hRt]*/*")}))

@@ -16,6 +16,10 @@ from modelcompression import ROOT, runner
 NOTEBOOKS = runner.notebooks()
 NAMES = [str(path.relative_to(ROOT)) for path in NOTEBOOKS]
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+ALSO_BY_NAME = sorted(ROOT.glob("hw*_*/*.ipynb"))  # those that run for hours, too
+every_form = pytest.mark.parametrize(
+    "path", ALSO_BY_NAME, ids=[str(p.relative_to(ROOT)) for p in ALSO_BY_NAME]
+)
 
 
 def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
@@ -34,7 +38,7 @@ def is_new(path: Path) -> bool:
     return bool(subprocess.run(command, cwd=ROOT, capture_output=True, check=False).stdout)
 
 
-@every
+@every_form
 def test_cells_are_short_and_introduced_by_prose(path: Path) -> None:
     code = sorted(cell.source.count("\n") + 1 for cell in cells(path, "code"))
     assert code[-1] <= 25
@@ -42,7 +46,7 @@ def test_cells_are_short_and_introduced_by_prose(path: Path) -> None:
     assert len(cells(path, "markdown")) >= len(code) / 3
 
 
-@every
+@every_form
 def test_badge_and_bootstrap_name_the_one_repository(path: Path) -> None:
     (first,) = tagged(path, "badge")
     assert runner.badge(path) in first.source
@@ -51,7 +55,7 @@ def test_badge_and_bootstrap_name_the_one_repository(path: Path) -> None:
     assert install.source == runner.bootstrap()
 
 
-@every
+@every_form
 def test_parameters_are_capitals_in_one_tagged_cell(path: Path) -> None:
     (parameters,) = tagged(path, "parameters")
     names = [line.split(" = ")[0] for line in parameters.source.splitlines()]
