@@ -16,6 +16,7 @@ import pandas as pd
 
 from modelcompression.files import replace
 from modelcompression.terminal import script
+from models import card_files, check_models
 from page import PAGE, page
 from plots import figures
 from provenance import contradictions
@@ -80,7 +81,7 @@ def regenerate(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
     names = first_table(root)["experiment"]
     text = csv_text(merge(read_rows(root), rows_of(runs), names))
     rows = parse(text, NUMBERS)
-    files = {CSV: text} | made_of(root, rows)
+    files = {CSV: text} | made_of(root, rows) | card_files(root, rows, runs)
     try:
         replace({root / name: content.encode() for name, content in files.items()})
     except OSError as error:
@@ -101,6 +102,7 @@ def check(root: Path) -> None:
             raise ResultsError(f"{name} is missing: run `make table`")
         if text != (root / name).read_text(encoding="utf8"):
             raise ResultsError(f"{name} differs from what {CSV} says: run `make table`")
+    check_models(root, rows)
     found = list(contradictions(root, rows))
     if found:
         more = f" (and {len(found) - 1} more contradictions)" if found[1:] else ""
