@@ -40,8 +40,8 @@ class RunnerError(ModelCompressionError, RuntimeError):
 def notebooks(homework: str = "all") -> list[Path]:
     """The notebooks of one homework folder, or of all, in the order of their numbers.
 
-    One whose metadata say ``"modelcompression": {"by_name_only": true}`` runs for hours, or needs a package that
-    nothing else needs: only its own name chooses it.
+    One whose metadata say ``"modelcompression": {"by_name_only": true}`` runs for hours, or needs a package
+    that nothing else needs: only its own name chooses it.
 
     Args:
         homework: a folder, such as ``hw5_export``; one notebook in it, ``hw5_export/fastest``; or ``all``.
