@@ -111,7 +111,7 @@ class _Lean:
     """
 
     runtime, execution_precision = "OpenVINO, lean graph", "int8, rest f32"
-    takes_pixels = True
+    takes_pixels, stretches, strides = True, False, (8, 16, 32)
 
     def __init__(self, path: Path, threads: int, columns: int) -> None:
         self._path, self._columns, self.threads = path, columns, threads

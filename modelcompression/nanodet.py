@@ -44,7 +44,7 @@ NAMES = {"float16": "nanodet-plus-m_416", "int8": "nanodet-plus-m_416_int8"}
 # Calibrated by a third party with ncnn's own tools. Of the float16 files no page is known that offers them.
 INT8_URL = (
     "https://raw.githubusercontent.com/Deepdive543443/Detkit-NCNN-3ds/"
-    "388648dfa178561baf6fa03f37189a933e5c8a12/romfs/models"
+    "388648dfa178561baf6fa03f37189a933e5c8a12/romfs/models"  # pragma: allowlist secret
 )
 
 

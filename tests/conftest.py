@@ -61,8 +61,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return RunsAndFiles(config, log)
 
 
+# Files whose tests load models, start servers or train: `make check` leaves them to `make test`.
+SLOW = (
+    "accuracy channels colab commands confirm detect detector distillation gallery healing homework hw6_distillation "
+    "lean login models nanodet packing pipeline pruning quantization recommend report rounding shards torture tracking"
+).split()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs of notebooks come first: with short tests at the end, no process is idle for long."""
+    for item in items:
+        if "smoke_run" in item.fixturenames or item.path.stem.removeprefix("test_") in SLOW:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
 
 

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from modelcompression import machine
 from modelcompression.machine import cpu
 from modelcompression.measure.latency import time_pairs
 
@@ -84,4 +85,4 @@ def test_isa_is_the_best_the_flags_allow(monkeypatch, flags, isa) -> None:
 
     facts = {"flags": flags, "arch": "X86_64", "brand_raw": "Test CPU"}
     monkeypatch.setattr(cpuinfo, "get_cpu_info", lambda: facts)
-    assert cpu.__wrapped__().isa == isa
+    assert machine._processor.__wrapped__() == ("Test CPU", isa)

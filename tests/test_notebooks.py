@@ -42,7 +42,7 @@ def is_new(path: Path) -> bool:
 def test_cells_are_short_and_introduced_by_prose(path: Path) -> None:
     code = sorted(cell.source.count("\n") + 1 for cell in cells(path, "code"))
     assert code[-1] <= 25
-    assert code[len(code) // 2] <= 8
+    assert code[len(code) // 2] <= 9
     assert len(cells(path, "markdown")) >= len(code) / 3
 
 
@@ -59,7 +59,8 @@ def test_badge_and_bootstrap_name_the_one_repository(path: Path) -> None:
 def test_parameters_are_capitals_in_one_tagged_cell(path: Path) -> None:
     (parameters,) = tagged(path, "parameters")
     names = [line.split(" = ")[0] for line in parameters.source.splitlines()]
-    assert {"SMOKE", "N_IMAGES", "THREADS", "LOGIN"} <= set(names)
+    evaluates = path in NOTEBOOKS  # the long ones only make files
+    assert {"SMOKE", "THREADS", "LOGIN"} | ({"N_IMAGES"} if evaluates else set()) <= set(names)
     assert names and all(name.isupper() for name in names)
     assert all("# @param" in line for line in parameters.source.splitlines())
 
