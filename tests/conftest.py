@@ -62,10 +62,34 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 # Files whose tests load models, start servers or train: `make check` leaves them to `make test`.
-SLOW = (
-    "accuracy channels colab commands confirm detect detector distillation gallery healing homework hw6_distillation "
-    "lean login models nanodet packing pipeline pruning quantization recommend report rounding shards torture tracking"
-).split()
+SLOW = {
+    "accuracy",
+    "channels",
+    "colab",
+    "commands",
+    "confirm",
+    "detect",
+    "detector",
+    "distillation",
+    "gallery",
+    "healing",
+    "homework",
+    "hw6_distillation",
+    "lean",
+    "login",
+    "models",
+    "nanodet",
+    "packing",
+    "pipeline",
+    "pruning",
+    "quantization",
+    "recommend",
+    "report",
+    "rounding",
+    "shards",
+    "torture",
+    "tracking",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
