@@ -59,6 +59,20 @@ def _command(example: str, **settings: Any) -> Callable:
     return cli.command(epilog=f"Example: modelcompression {example}", **settings)
 
 
+class _Share(click.ParamType):
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            share = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < 1:
+            self.fail(f"'{value}' is no share from 0% to 100%, such as 1%", param, ctx)
+        return share
+
+
+SHARE = _Share()
 HOMEWORK = click.argument("homework")
 
 
@@ -135,6 +149,34 @@ def inspect(file: Path) -> None:
     from .packed import checkpoint
 
     click.echo(checkpoint.inspect(file).to_string(index=False, na_rep=""))
+
+
+@_command("compress best.pt --data my.yaml --for both --max-loss 1% --trust")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Data set in ultralytics' format, with labels.")
+@click.option("--images", type=click.Path(path_type=Path), help="A folder of photographs without labels.")
+@click.option(
+    "--for", "goal", type=click.Choice(["fast", "small", "both"]), default="both", show_default=True
+)
+@click.option("--max-loss", type=SHARE, default=None, help="Largest loss.  [1%; without labels 5%]")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for files and report.")
+@click.option("--size", type=click.IntRange(32), default=None, help="Input in pixels.  [as trained]")
+@click.option("--trust", "trusted", is_flag=True, help="The .pt file is mine: opening it may run its code.")
+@click.option("--sha256", default=None, help="Open the .pt file if this is its hash.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+def compress(weights: Path, out: Path | None, **wish: Any) -> None:
+    """Make a detector of one's own smaller and faster: files that run, and a report of what it cost.
+
+    WEIGHTS is the .pt file of any detector of ultralytics'.
+    """
+    from . import compress as compressing
+
+    out = out or Path(f"{weights.stem}-compressed")
+    for outcome in compressing.compress(compressing.Wish(weights=weights, out=out, **wish))[1:]:
+        click.echo(
+            f"{outcome.name:15} {outcome.megabytes:6.2f} MB  {outcome.speedup} × faster  {outcome.loss}"
+        )
+    click.echo(f"report: {out / 'report.html'}")
 
 
 @_command("sync")

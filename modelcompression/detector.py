@@ -1,9 +1,9 @@
 """How does any runtime look the same? ``detector(batch)`` → raw head output.
 
 Three runtimes (PyTorch, ONNX Runtime, OpenVINO) behind one face: a float32 batch (N, 3, H, W), RGB,
-values in 0…1, goes in; the YOLOv8 head's float32 output (N, 84, anchors) comes out: 4 box numbers
-(centre x, centre y, width, height in input pixels) and 80 class scores for each anchor. A detector that
-``takes_pixels`` is given the uint8 pixels themselves, (N, H, W, 3).
+values in 0…1, goes in; the head's float32 output (N, 4 + classes, anchors) comes out, for YOLOv8n (N, 84,
+anchors): 4 box numbers (centre x, centre y, width, height in input pixels) and the class scores of each
+anchor. A detector that ``takes_pixels`` is given the uint8 pixels themselves, (N, H, W, 3).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from .errors import ModelCompressionError
+from .subject import YOLOV8N, Subject
 
-CHANNELS = 84
-PROBE = (1, 3, 64, 64)
+PROBE = 64  # pixels, or twice the largest stride
 
 
 class DetectorError(ModelCompressionError, RuntimeError):
@@ -36,9 +36,10 @@ class Detector(Protocol):
     execution_precision: str
     threads: int
     takes_pixels: bool
+    subject: Subject
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """What ``images.prepared`` makes of images → (N, 84, anchors) float32, a copy the caller owns."""
+        """What ``images.prepared`` makes of images → (N, 4 + classes, anchors) float32, the caller's own."""
         ...
 
 
@@ -57,9 +58,15 @@ class TorchDetector:
     takes_pixels = False
 
     def __init__(
-        self, source: Path | Any, threads: int = 2, channels_last: bool = False, precision: str = "f32"
+        self,
+        source: Path | Any,
+        threads: int = 2,
+        channels_last: bool = False,
+        precision: str = "f32",
+        subject: Subject = YOLOV8N,
     ) -> None:
         torch = library("torch")
+        self.subject = subject
         self.threads = positive(threads)
         if precision not in ("f32", "bf16"):
             raise DetectorError(f"PyTorch computes in f32 or bf16 on a CPU, not in {precision}")
@@ -100,6 +107,7 @@ class OnnxDetector(FromFile):
     """An ``.onnx`` file under ONNX Runtime's CPU provider.
 
     Args:
+        subject: what the file was made of.
         exact: add up INT8 products without saturation on CPUs that lack VNNI, too, at some of the speed;
             without it, the same file detects worse there. Makes no difference to other CPUs and files.
     """
@@ -107,8 +115,11 @@ class OnnxDetector(FromFile):
     runtime = "ONNX Runtime"
     takes_pixels = False
 
-    def __init__(self, path: Path | str, threads: int = 2, exact: bool = True) -> None:
+    def __init__(
+        self, path: Path | str, threads: int = 2, exact: bool = True, subject: Subject = YOLOV8N
+    ) -> None:
         ort = library("onnxruntime")
+        self.subject = subject
         self.threads = positive(threads)
         self.path = existing(path)
         options = ort.SessionOptions()
@@ -137,6 +148,7 @@ class OpenVinoDetector(FromFile):
             It is pinned because OpenVINO's own default is bf16 wherever the CPU has AMX: twice as
             fast and not the same numbers.
         shape: fixed input shape for a model exported with free dimensions; None leaves it as it is.
+        subject: what the file was made of.
     """
 
     runtime = "OpenVINO"
@@ -149,7 +161,9 @@ class OpenVinoDetector(FromFile):
         precision: str = "f32",
         hint: str = "LATENCY",
         shape: tuple[int, ...] | None = None,
+        subject: Subject = YOLOV8N,
     ) -> None:
+        self.subject = subject
         self.threads = positive(threads)
         self.path = existing(path)
         settings = openvino_settings(threads, precision, hint)
@@ -246,22 +260,26 @@ def try_out(detector: Detector, name: str, shape: Sequence[int | None] = (None,)
         shape: the input shape (N, 3, H, W); None where the model leaves a dimension free.
 
     Raises:
-        DetectorError: the model does not take that input or does not give (N, 84, anchors) for it.
+        DetectorError: the model does not take that input or does not give (N, 4 + classes, anchors) for it.
     """
-    if len(shape) != 4 or shape[1] not in (3, None):
-        raise DetectorError(f"{name} takes an input of shape {tuple(shape)}, not (N, 3, H, W)")
-    batch, _, height, width = (given or free for given, free in zip(shape, PROBE, strict=True))
-    anchors = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
-    size = f"{batch}×3×{height}×{width}"
+    subject = detector.subject
+    channels, side = subject.channels, max(PROBE, 2 * max(subject.strides))
+    if len(shape) != 4 or shape[1] not in (channels, None):
+        raise DetectorError(f"{name} takes an input of shape {tuple(shape)}, not (N, {channels}, H, W)")
+    free_sizes = (1, channels, side, side)
+    batch, _, height, width = (given or free for given, free in zip(shape, free_sizes, strict=True))
+    expected = (batch, 4 + subject.classes, subject.anchors(height, width))
+    size = f"{batch}×{channels}×{height}×{width}"
     try:
-        grey = np.full((batch, 3, height, width), 0.5, np.float32)
+        grey = np.full((batch, channels, height, width), 0.5, np.float32)
         output = detector(np.uint8(255 * grey).transpose(0, 2, 3, 1) if detector.takes_pixels else grey)
     except Exception as error:
         raise DetectorError(f"{name} cannot run on an input of {size}: {reason_of(error)}") from None
-    if output.shape != (batch, CHANNELS, anchors):
+    if output.shape != expected:
+        kind = "COCO's 80 classes" if subject.names is None else f"these {subject.classes} classes"
         raise DetectorError(
-            f"{name} gives {output.shape} for an input of {size}, not {(batch, CHANNELS, anchors)}: "
-            "it is no YOLOv8 detector for COCO's 80 classes"
+            f"{name} gives {output.shape} for an input of {size}, not {expected}: "
+            f"it is no YOLOv8 detector for {kind}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,9 +58,23 @@ def to_batch(*images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2), dtype=np.float32) / 255
 
 
+def planes(channels: int, *images: np.ndarray) -> np.ndarray:
+    """:func:`to_batch`, of grey values if the detector's input has one channel."""
+    return to_batch(*_in_channels(channels, images))
+
+
 def prepared(detector: Detector, *images: np.ndarray) -> np.ndarray:
     """Stack (H, W, 3) uint8 RGB images into what a detector takes: pixels, or ``to_batch`` of them."""
-    return np.stack(images) if detector.takes_pixels else to_batch(*images)
+    channels = detector.subject.channels
+    return np.stack(_in_channels(channels, images)) if detector.takes_pixels else planes(channels, *images)
+
+
+def _in_channels(channels: int, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    if channels == 3:
+        return images
+    if channels != 1:
+        raise AssetError(f"photographs have 3 channels or 1, the detector wants {channels}")
+    return [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] for image in images]
 
 
 def to_original(boxes: np.ndarray, scale: float, offset: tuple[int, int]) -> np.ndarray:

@@ -13,11 +13,11 @@ PACKAGE = ROOT / "modelcompression"
 # From the ground up; a module may import from its own floor and from those before it.
 FLOORS = [
     {"__init__", "errors", "files", "terminal", "grid", "fetch", "machine"},
-    {"subject", "network", "assets", "detector"},
+    {"subject", "network", "assets", "dataset", "detector"},
     {"images", "packed"},
     {"measure", "methods", "tracking"},
     {"figures", "goals"},
-    {"homework", "recommend", "runner", "skeleton"},
+    {"homework", "recommend", "runner", "skeleton", "compress", "verdict"},
     {"cli", "__main__"},
 ]
 LONGEST = 350

@@ -81,10 +81,11 @@ class Evaluation:
     def per_class(self) -> pd.DataFrame:
         """Objects, precision, recall, AP50 and AP50-95 of each class that occurs, best first."""
         _, _, precision, recall, _, ap, classes, *_ = self._per_class
-        counts = np.bincount(np.concatenate(self.targets).astype(int), minlength=80)
+        names = self.images.names or tuple(class_names().values())
+        counts = np.bincount(np.concatenate(self.targets).astype(int), minlength=len(names))
         table = pd.DataFrame(
             {
-                "class": [class_names()[index] for index in classes],
+                "class": [names[index] for index in classes],
                 "objects": counts[classes],
                 "precision": precision,
                 "recall": recall,
