@@ -2,17 +2,16 @@
 
     modelcompression compress best.pt --data my.yaml --for both --max-loss 1%
 
-*fast* is an INT8 graph for OpenVINO, as homeworks 2 and 5 make it; *small* a packed checkpoint with second-order
-rounding, as homework 4 makes it, as small as the bound on the loss allows; *both* is one file with both in it.
-Everything is tuned on the training photographs, and judged on those of the validation set.
+*fast* is an INT8 graph for OpenVINO, as homeworks 2 and 5 make it; *small* a packed checkpoint with
+second-order rounding, as homework 4 makes it, as small as the bound on the loss allows; *both* is one file
+with both in it. Everything is tuned on the training photographs, and judged on those of the validation set.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,26 +20,23 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from tqdm import tqdm
 
 from . import figures, files
 from .assets import ImageSet
 from .dataset import from_folder, from_yaml
-from .detector import Detector, OpenVinoDetector, TorchDetector, load_yolo
+from .detector import Detector, DetectorError, OpenVinoDetector, TorchDetector, load_yolo
 from .errors import ModelCompressionError
 from .fetch import sha256
-from .grid import nearest_exponents
-from .images import letterbox, planes, prepared
+from .images import letterbox, prepared
 from .machine import commit, cpu, versions
 from .measure.accuracy import Evaluation, evaluate
 from .measure.footprint import bits_per_weight, size_mb
 from .measure.latency import time_pairs
-from .methods import clustering, quantization, sensitivity
+from .methods import quantization
 from .methods.lean import LeanDetector
-from .network import convolutions
 from .packed import checkpoint
 from .packed.architecture import architecture_of
-from .packed.tensors import Grid
+from .recipes import Rounder, exported_graph, grids, loading_lines, whole_folder
 from .subject import WEIGHTS_SHA256, Subject
 from .tracking.store import RunRecord
 from .tracking.tracker import Tracker
@@ -50,7 +46,7 @@ GOALS = ("fast", "small", "both")
 MOST = 200  # photographs to calibrate with, and to judge with
 DEFAULT_LOSS = {True: 0.01, False: 0.05}  # with labels: of mAP50-95; without: of the agreement
 SCALE, FINEST, COARSEST = 0.03, 0.004, 0.12  # of the steps, relative to sensitivity^-power
-POWER, THRIFT, POSITIONS, SEARCHES = 0.4, 0.5, 800, 4
+SEARCHES = 4
 # What stays in float, one attempt after the other, until the loss is within the bound.
 IN_FLOAT = {
     "nothing but the head's arithmetic": "",
@@ -119,6 +115,7 @@ class Work:
         digest.update(" ".join(str(sample.path) for sample in self.tuning.samples).encode())
         self.folder = wish.out / ".work" / digest.hexdigest()[:16]
         self.tried: list[str] = []
+        self._rounder = Rounder(self.model, self.tuning, self.size)
         self.eager = TorchDetector(copy.deepcopy(self.model), wish.threads, subject=self.subject)
 
     def judge(self, detector: Detector, images: ImageSet, square: bool = True) -> Evaluation:
@@ -139,17 +136,19 @@ class Work:
 
     def original(self) -> Outcome:
         timed = time_pairs(self.eager, self.eager, [(b, b) for b in self._batches(self.eager)], pairs=6)
-        return Outcome("original", (self.wish.weights,), size_mb([self.wish.weights]), loss(self.after, self.after),
+        shipped, nothing = (self.wish.weights,), loss(self.after, self.after)
+        return Outcome("original", shipped, size_mb(shipped), nothing,
                        "1", timed.baseline.median, (), self.after)  # fmt: skip
 
     def fast(self) -> Outcome:
-        """INT8, with as little in float as the bound on the loss allows; lean and on rectangles where that holds."""
-        path = self._kept("float", lambda folder: _export(self.model, folder, self.size, self.name))
+        """INT8, with as little in float as the loss allows; lean and on rectangles where that holds."""
+        path = self._kept("float", lambda folder: exported_graph(self.model, folder, self.size, self.name))
         graph, square = self._quantized(path, "fast")
         folder = self.wish.out / f"{self.name}-fast_openvino_model"
         described = {
-            "task": "detect", "stride": max(self.subject.strides), "batch": 1, "channels": self.subject.channels,
-            "imgsz": [self.size, self.size], "names": dict(enumerate(self.subject.names)), "args": {"nms": False},
+            "task": "detect", "stride": max(self.subject.strides), "batch": 1, "args": {"nms": False},
+            "imgsz": [self.size, self.size], "names": dict(enumerate(self.subject.names)),
+            "channels": self.subject.channels,
         }  # fmt: skip
         file = folder / f"{self.name}-fast.xml"
         copied = {file.with_suffix(end): graph.with_suffix(end).read_bytes() for end in (".xml", ".bin")}
@@ -160,7 +159,7 @@ class Work:
             f'yolo = YOLO("{folder}", task="detect")',
             'yolo("photo.jpg")',
         )
-        return self._outcome("fast", detector, [file, file.with_suffix(".bin")], lines, bool(square))
+        return self._outcome("fast", detector, [file, file.with_suffix(".bin")], lines, square is not False)
 
     def small(self) -> Outcome:
         """The smallest packed checkpoint whose loss is within the bound."""
@@ -168,7 +167,7 @@ class Work:
         file = self.wish.out / f"{self.name}-small.mcpk"
         files.replace({file: self.packed.read_bytes()})
         detector = TorchDetector(checkpoint.load(file).model, self.wish.threads, subject=self.subject)
-        return self._outcome("small", detector, [file], _loading(file))
+        return self._outcome("small", detector, [file], loading_lines(file))
 
     def both(self) -> Outcome:
         """The small checkpoint with its own INT8 graph inside."""
@@ -180,11 +179,14 @@ class Work:
         file = self.wish.out / f"{self.name}-small-and-fast.mcpk"
         import openvino
 
-        checkpoint.save(file, self.model, _grids(self.packed), openvino.Core().read_model(graph))
+        checkpoint.save(file, self.model, grids(self.packed), openvino.Core().read_model(graph))
         unpacked = checkpoint.to_openvino(file, self.folder / "unpacked")
         lines = ("from modelcompression.packed import checkpoint",
-                 f'graph = checkpoint.to_openvino("{file}", "folder")', f'yolo = checkpoint.load("{file}")')  # fmt: skip
-        return self._outcome("small and fast", self._detector(unpacked, square), [file], lines, bool(square))
+                 f'graph = checkpoint.to_openvino("{file}", "folder")',
+                 f'yolo = checkpoint.load("{file}")')  # fmt: skip
+        return self._outcome(
+            "small and fast", self._detector(unpacked, square), [file], lines, square is not False
+        )
 
     def report(self, outcomes: list[Outcome]) -> None:
         shown = most_telling(self.judged, self.after)
@@ -196,7 +198,7 @@ class Work:
             f"{len(self.tuning)} photographs to tune, {len(self.judged)} others to judge; {cpu()}.",
             "Loss: of mAP50-95 on the validation set." if self.labelled else
             "There are no labels: loss means less agreement with what the original shows, not less mAP.",
-            f"Bound asked for: {100 * self.most:g} %. In brackets the one-sided 95 % bound, from resampled photographs. "
+            f"Bound asked for: {100 * self.most:g} %. In brackets the one-sided 95 % bound. "
             "Speed: forward passes in alternation with the original's, in one process.",
         ]  # fmt: skip
         facts += [f"{o.name}: the bound is not met: {o.loss}." for o in outcomes if o.loss.bound > self.most]
@@ -205,14 +207,16 @@ class Work:
     def log(self, outcomes: list[Outcome]) -> None:
         tags = {
             "homework": "compress", "dataset": self.judged.name, "cpu": cpu().name, "isa": cpu().isa,
-            "threads": str(self.wish.threads), "git_commit": commit(), "versions": versions(), "smoke": "false",
+            "threads": str(self.wish.threads), "git_commit": commit(), "versions": versions(),
+            "smoke": "false",
             "subject": self.name,
         }  # fmt: skip
         with Tracker("compress", tags) as tracker:
             for outcome in outcomes[1:]:
                 kind = "map50_95" if self.labelled else "agreement"
                 metrics = {
-                    "images": len(self.judged), "size_mb": outcome.megabytes, "latency_ms": outcome.milliseconds,
+                    "images": len(self.judged), "size_mb": outcome.megabytes,
+                    "latency_ms": outcome.milliseconds,
                     "bits_per_weight": bits_per_weight(outcome.files, self.subject.parameters),
                     f"{kind}_loss": outcome.loss.value, f"{kind}_loss_bound": outcome.loss.bound,
                 }  # fmt: skip
@@ -246,7 +250,7 @@ class Work:
         return kind(path, self.wish.threads, subject=self.subject)
 
     def _quantized(self, path: Path, name: str, **how: Any) -> tuple[Path, bool | None]:
-        """The first INT8 graph within the bound, and how it runs: lean on rectangles, lean on squares, as it is."""
+        """The first INT8 graph within the bound; it runs lean on rectangles, lean on squares or as it is."""
         import openvino
 
         best: tuple[float, Path, bool | None] | None = None
@@ -259,13 +263,12 @@ class Work:
             make = partial(self._quantize, graph, also, how)
             found = self._kept(f"{name}-{list(IN_FLOAT).index(label)}", make)
             for square in (False, True, None):
-                try:
-                    detector = self._detector(found, square)
-                except ModelCompressionError as error:
-                    self.tried.append(f"{name}, lean graph: {error}")
-                    continue
-                lost = self._tuning_loss(detector, square is not False)
                 how_it_runs = {False: "lean, rectangles", True: "lean, squares", None: "as exported"}[square]
+                try:
+                    lost = self._tuning_loss(self._detector(found, square), square is not False)
+                except DetectorError as error:
+                    self.tried.append(f"{name}, {how_it_runs}: {error}")
+                    continue
                 self.tried.append(f"{name}, INT8, in float {label}, {how_it_runs}: {lost}")
                 if best is None or lost.bound < best[0]:
                     best = lost.bound, found, square
@@ -277,7 +280,9 @@ class Work:
         import openvino
 
         quantized = quantization.int8(graph, self.tuning, also_float, subject=self.subject, **how)
-        return _whole(folder, lambda aside: openvino.save_model(quantized, aside / "int8.xml"), "int8.xml")
+        return whole_folder(
+            folder, lambda aside: openvino.save_model(quantized, aside / "int8.xml"), "int8.xml"
+        )
 
     def _tuning_loss(self, detector: Detector, square: bool = True) -> Loss:
         return loss(self.judge(detector, self.tuning, square), self.before)
@@ -300,62 +305,7 @@ class Work:
 
     def _candidate(self, scale: float) -> Path:
         file = self.folder / f"small-{scale:.6f}.mcpk"
-        if file.is_file():
-            return file
-        exponents = clustering.sensitivity_exponents(self._statistics, self._factors, scale, POWER)
-        tensors = {}
-        for name, module in tqdm(convolutions(self.model).items(), f"rounding at {scale:.4f}", leave=False):
-            weight = module.weight.detach()
-            if name in exponents:
-                rounded = clustering.round_for_bytes(
-                    weight.flatten(1), self._statistics[name].hessian, self._factors[name], exponents[name], THRIFT
-                )  # fmt: skip
-                tensors[f"{name}.weight"] = Grid(rounded.reshape(weight.shape), exponents[name])
-            else:
-                tensors[f"{name}.weight"] = _fine(weight.numpy())
-            if module.bias is not None:
-                tensors[f"{name}.bias"] = _fine(module.bias.detach().numpy())
-        return checkpoint.save(file, self.model, tensors)
-
-    @cached_property
-    def _statistics(self) -> dict[str, sensitivity.Statistics]:
-        paths = (sample.path for sample in self.tuning.samples)
-        batches = (planes(self.subject.channels, letterbox(path, self.size)[0]) for path in paths)
-        return sensitivity.collect(_anew(self.model), _bar(batches, len(self.tuning)), POSITIONS)
-
-    @cached_property
-    def _factors(self) -> dict[str, sensitivity.Factor]:
-        return {name: sensitivity.inverse_factor(found.hessian) for name, found in self._statistics.items()}
-
-
-def _bar(batches: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    return iter(tqdm(batches, "what matters to the detections", count, leave=False))
-
-
-def _anew(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy whose head has not cached anything in inference mode."""
-    fresh = copy.deepcopy(model)
-    fresh.model[-1].shape = None
-    return fresh
-
-
-def _fine(values: np.ndarray) -> Grid:
-    """About eight bits: for the few weights that no statistics exist of."""
-    rows = 1 if values.ndim == 1 else len(values)
-    flat = values.reshape(rows, -1)
-    exponents = nearest_exponents(np.maximum(np.abs(flat).max(1), 1e-8) / 120)
-    return Grid(np.rint(values / Grid(np.ones_like(values), exponents).values()).astype(int), exponents)
-
-
-def _grids(path: Path) -> dict[str, Grid]:
-    from .packed import container
-
-    return {name: tensor for name, tensor in container.tensors(path).items() if isinstance(tensor, Grid)}
-
-
-def _loading(file: Path) -> tuple[str, ...]:
-    load = f'yolo = checkpoint.load("{file}")'
-    return ("from modelcompression.packed import checkpoint", load, 'yolo("photo.jpg")')
+        return file if file.is_file() else self._rounder.write(file, scale)
 
 
 def _model(wish: Wish) -> torch.nn.Module:
@@ -369,8 +319,8 @@ def _model(wish: Wish) -> torch.nn.Module:
         )
     if not (wish.trusted or wish.sha256 or found == WEIGHTS_SHA256):
         raise CompressionError(
-            f"{wish.weights} is a pickle, opening it runs what its author put in: add --trust if it is your own, "
-            "or --sha256 with the hash its author tells you"
+            f"{wish.weights} is a pickle, opening it runs what its author put in: add --trust if it is your "
+            "own, or --sha256 with the hash its author tells you"
         )
     model = load_yolo(wish.weights)
     head = type(model.model[-1]).__name__ if hasattr(model, "model") else type(model).__name__
@@ -380,30 +330,3 @@ def _model(wish: Wish) -> torch.nn.Module:
         )
     architecture_of(model)
     return model
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that has its name only once everything is in it."""
-    import shutil
-    import tempfile
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        yield Path(aside) / "new"
-        shutil.rmtree(folder, ignore_errors=True)
-        (Path(aside) / "new").rename(folder)
-
-
-def _whole(folder: Path, write: Callable[[Path], Any], name: str) -> Path:
-    with _new_folder(folder) as aside:
-        aside.mkdir()
-        write(aside)
-    return folder / name
-
-
-def _export(model: torch.nn.Module, folder: Path, size: int, name: str) -> Path:
-    """The float graph of the fused model for OpenVINO."""
-    return _whole(
-        folder, lambda aside: checkpoint.export(_anew(model), aside / f"{name}.xml", size), f"{name}.xml"
-    )

@@ -1,4 +1,4 @@
-"""Somebody's own photographs, as ultralytics' data sets describe them or as a mere folder: an image set each."""
+"""Somebody's own photographs, as ultralytics' data sets describe them or as a mere folder: image sets."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Loss:
-    """How much worse than the original, as a share; ``bound`` is the one-sided 95 % bound, resampled over images.
+    """How much worse than the original, as a share; ``bound`` is the one-sided 95 % bound over images.
 
     labelled: of mAP50-95; otherwise of the agreement with the original's detections above ``SHOWN``.
     """
@@ -31,7 +31,9 @@ class Loss:
 
     def __str__(self) -> str:
         what = "mAP50-95" if self.labelled else "agreement with the original"
-        return f"{100 * self.value:+.2f} % of {what} lost, with 95 % confidence at most {100 * self.bound:+.2f} %"
+        return (
+            f"{100 * self.value:+.2f} % of {what} lost, at most {100 * self.bound:+.2f} % (95 % confidence)"
+        )
 
 
 def loss(variant: Evaluation, original: Evaluation, seed: int = 0) -> Loss:
@@ -53,8 +55,8 @@ def loss(variant: Evaluation, original: Evaluation, seed: int = 0) -> Loss:
 def _agreement(ours: np.ndarray, theirs: np.ndarray, sample: Sample) -> tuple[float, float]:
     """Twice the detections that both show (IoU from 0.5, same class), and all that either shows."""
     ours, theirs = (found[found[:, 4] > SHOWN] for found in (ours, theirs))
-    wanted = Sample(sample.path, sample.width, sample.height, theirs[:, 5].astype(int), theirs[:, :4].astype(float),
-                    np.zeros(len(theirs)), np.zeros((0, 5)))  # fmt: skip
+    classes, boxes = theirs[:, 5].astype(int), theirs[:, :4].astype(float)
+    wanted = replace(sample, classes=classes, boxes=boxes, areas=np.zeros(len(theirs)))
     return 2 * float(match(ours, wanted)[:, 0].sum()), float(len(ours) + len(theirs))
 
 
@@ -103,7 +105,8 @@ def write_report(
         '<h2>Detections</h2><img src="detections.jpg" alt="the same photographs as each model sees them">'
     ]
     page += ["<h2>What was tried</h2><ul>", *(f"<li>{html.escape(line)}</li>" for line in tried), "</ul>"]
-    style = "<meta charset=utf-8><style>body{font:16px sans-serif;margin:2em}td{padding:.2em 1em}img{max-width:100%}</style>"
+    rules = "body{font:16px sans-serif;margin:2em}td{padding:.2em 1em}img{max-width:100%}"
+    style = f"<meta charset=utf-8><style>{rules}</style>"
     written = {
         folder / "report.md": "\n\n".join(text) + "\n",
         folder / "report.html": style + "\n".join(page),

@@ -17,7 +17,7 @@ FLOORS = [
     {"images", "packed"},
     {"measure", "methods", "tracking"},
     {"figures", "goals"},
-    {"homework", "recommend", "runner", "skeleton", "compress", "verdict"},
+    {"homework", "recommend", "runner", "skeleton", "compress", "recipes", "verdict"},
     {"cli", "__main__"},
 ]
 LONGEST = 350

@@ -178,10 +178,22 @@ class LeanDetector(FromFile):
         self.path = existing(path)
         self._settings = openvino_settings(threads, precision, hint)
         self._compiled: dict[tuple[int, ...], Any] = {}
-        side = 2 * max(subject.strides)
-        smallest = self.compiled((1, side, side, subject.channels))
-        self.execution_precision = openvino_precision(smallest, self._read())
-        try_out(self, str(path))
+        height, width = self._first_size()
+        first = self.compiled((1, height, width, subject.channels))
+        self.execution_precision = openvino_precision(first, self._read())
+        try_out(self, str(path), (1, subject.channels, height, width))
+
+    def _first_size(self) -> tuple[int, int]:
+        """A small one; the exported one if the graph has layers, such as attention, that fit no other."""
+        side = max(64, 2 * max(self.subject.strides))
+        try:
+            self.compiled((1, side, side, self.subject.channels))
+        except DetectorError:
+            shape = self._read().inputs[0].partial_shape
+            if shape.is_dynamic:
+                raise
+            return shape[2].get_length(), shape[3].get_length()
+        return side, side
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return self.compiled(batch.shape)(batch)[0].transpose(0, 2, 1)
