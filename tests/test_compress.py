@@ -160,6 +160,7 @@ def compressed(trained: Path, data: Path, tmp_path_factory) -> tuple[list, Path]
         return compress.compress(wish), out
 
 
+@pytest.mark.slow
 def test_each_form_detects_what_the_original_detects(compressed) -> None:
     outcomes, _ = compressed
     assert [outcome.name for outcome in outcomes] == ["original", "fast", "small", "small and fast"]
@@ -170,6 +171,7 @@ def test_each_form_detects_what_the_original_detects(compressed) -> None:
     assert small < both < fast < 3.5 and small < 1.3
 
 
+@pytest.mark.slow
 def test_the_files_run_as_the_report_says(compressed, data: Path, monkeypatch, tmp_path: Path) -> None:
     outcomes, out = compressed
     photograph = sorted((data.parent / "images/val").iterdir())[0]
@@ -187,6 +189,7 @@ def test_the_files_run_as_the_report_says(compressed, data: Path, monkeypatch, t
     assert (out / "report.html").is_file() and (out / "detections.jpg").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_second_start_goes_on_from_where_the_first_was(
     compressed, trained, data: Path, monkeypatch
 ) -> None:
@@ -198,6 +201,7 @@ def test_a_second_start_goes_on_from_where_the_first_was(
     assert [outcome.loss for outcome in again] == [outcome.loss for outcome in outcomes]
 
 
+@pytest.mark.slow
 def test_without_labels_agreement_is_promised(trained, data: Path, tmp_path: Path) -> None:
     folder = data.parent / "images"
     wish = compress.Wish(trained, None, folder, "fast", 0.5, tmp_path, True, None, 1)
