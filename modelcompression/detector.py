@@ -18,6 +18,7 @@ import numpy as np
 from .errors import ModelCompressionError
 
 CHANNELS = 84
+STRIDES = (8, 16, 32)
 PROBE = (1, 3, 64, 64)
 
 
@@ -29,13 +30,16 @@ class Detector(Protocol):
     """What every runtime offers.
 
     ``execution_precision`` is the number format the CPU computes in, which need not be the one that
-    the file stores.
+    the file stores. ``strides`` are the pixels a side of a cell at each scale; a detector that ``stretches``
+    was trained on photographs stretched to its input, not padded.
     """
 
     runtime: str
     execution_precision: str
     threads: int
     takes_pixels: bool
+    stretches: bool
+    strides: tuple[int, ...]
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """What ``images.prepared`` makes of images → (N, 84, anchors) float32, a copy the caller owns."""
@@ -55,6 +59,8 @@ class TorchDetector:
 
     runtime = "PyTorch"
     takes_pixels = False
+    stretches = False
+    strides = STRIDES
 
     def __init__(
         self, source: Path | Any, threads: int = 2, channels_last: bool = False, precision: str = "f32"
@@ -86,6 +92,9 @@ class TorchDetector:
 
 class FromFile:
     """Travels to other processes as its constructor's arguments: they read the same file there."""
+
+    stretches = False
+    strides = STRIDES
 
     def __new__(cls, path: Path | str, *arguments: Any, **named: Any) -> Self:
         self = super().__new__(cls)
@@ -251,7 +260,7 @@ def try_out(detector: Detector, name: str, shape: Sequence[int | None] = (None,)
     if len(shape) != 4 or shape[1] not in (3, None):
         raise DetectorError(f"{name} takes an input of shape {tuple(shape)}, not (N, 3, H, W)")
     batch, _, height, width = (given or free for given, free in zip(shape, PROBE, strict=True))
-    anchors = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
+    anchors = sum(-(-height // stride) * -(-width // stride) for stride in detector.strides)
     size = f"{batch}×3×{height}×{width}"
     try:
         grey = np.full((batch, 3, height, width), 0.5, np.float32)

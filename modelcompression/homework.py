@@ -25,7 +25,7 @@ from . import ROOT, figures
 from .assets import report_and_calibration
 from .detector import Detector, try_out
 from .errors import ModelCompressionError
-from .images import letterbox, prepared, to_batch
+from .images import letterbox, prepared, seen, to_batch
 from .machine import commit, cpu, versions
 from .measure.accuracy import Evaluation, evaluate
 from .measure.footprint import bits_per_weight, size_mb, sparsity
@@ -123,7 +123,8 @@ class Homework:
         found = Measurement(experiment, detector, report, calibration, delta, timing, metrics)
         self.measurements[experiment] = found
         if log:
-            shape = {"input_size": size, "input_shape": "square" if square else "rectangle"}
+            form = "stretched" if detector.stretches else "square" if square else "rectangle"
+            shape = {"input_size": size, "input_shape": form}
             self._log(found, ships, shape | dict(params or {}))
         print(_sentence(found))
         return found
@@ -149,7 +150,7 @@ class Homework:
         return [
             (
                 to_batch(letterbox(sample.path, INPUT_SIZE)[0]),
-                prepared(detector, letterbox(sample.path, size, square)[0]),
+                prepared(detector, seen(detector, sample.path, size, square)[0]),
             )
             for sample in chosen
         ]

@@ -21,12 +21,16 @@ def letterbox(path: Path, size: int, square: bool = True) -> tuple[np.ndarray, f
     Raises:
         AssetError: the file cannot be decoded.
     """
+    canvas, scale, offset = fit(_decoded(path), size, square)
+    canvas.flags.writeable = False
+    return canvas, scale, offset
+
+
+def _decoded(path: Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise AssetError(f"{path} cannot be decoded as an image: replace or remove it")
-    canvas, scale, offset = fit(image, size, square)
-    canvas.flags.writeable = False
-    return canvas, scale, offset
+    return image
 
 
 def fit(image: np.ndarray, size: int, square: bool = True) -> tuple[np.ndarray, float, tuple[int, int]]:
@@ -52,6 +56,28 @@ def fit(image: np.ndarray, size: int, square: bool = True) -> tuple[np.ndarray, 
     return canvas, scale, (left, top)
 
 
+def stretched(path: Path, size: int) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
+    """Decode an image file and scale both of its sides to ``size``, whatever its shape.
+
+    Returns:
+        pixels (size, size, 3), the scale factors of x and y, no padding.
+
+    Raises:
+        AssetError: the file cannot be decoded.
+    """
+    image = _decoded(path)
+    height, width = image.shape[:2]
+    pixels = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    return pixels, (size / width, size / height), (0, 0)
+
+
+def seen(
+    detector: Detector, path: Path, size: int, square: bool = True
+) -> tuple[np.ndarray, float | tuple[float, float], tuple[int, int]]:
+    """What a detector sees of an image file: `letterbox`, or `stretched` if it was trained on that."""
+    return stretched(path, size) if detector.stretches else letterbox(path, size, square)
+
+
 def to_batch(*images: np.ndarray) -> np.ndarray:
     """Stack (H, W, 3) uint8 RGB images into a (N, 3, H, W) float32 batch with values in 0…1."""
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2), dtype=np.float32) / 255
@@ -62,6 +88,6 @@ def prepared(detector: Detector, *images: np.ndarray) -> np.ndarray:
     return np.stack(images) if detector.takes_pixels else to_batch(*images)
 
 
-def to_original(boxes: np.ndarray, scale: float, offset: tuple[int, int]) -> np.ndarray:
-    """Map (n, 4) x1, y1, x2, y2 boxes from letterbox pixels to those of the original image."""
-    return (boxes - [*offset, *offset]) / scale
+def to_original(boxes: np.ndarray, scale: float | tuple[float, float], offset: tuple[int, int]) -> np.ndarray:
+    """Map (n, 4) x1, y1, x2, y2 boxes from the pixels of `seen` to those of the original image."""
+    return (boxes - [*offset, *offset]) / np.resize(scale, 4)

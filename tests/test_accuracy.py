@@ -154,3 +154,18 @@ def test_an_unreadable_image_is_one_clear_error(eager, demo, tmp_path) -> None:
     images = ImageSet("x", (dataclasses.replace(demo.samples[0], path=broken),))
     with pytest.raises(AssetError, match="cannot be decoded"):
         accuracy.evaluate(eager, images, progress=False)
+
+
+@pytest.mark.parametrize("same", [400, 20], ids=["few survive", "enough survive"])
+def test_fewer_candidates_suppress_alike(same: int, monkeypatch) -> None:
+    """Whether the most confident candidates are one object or many: the detections are the same."""
+    generator = np.random.default_rng(0)
+    raw = np.zeros((1, 84, 900), np.float32)
+    raw[0, :2] = generator.uniform(0, 1200, (2, 900))
+    raw[0, 2:4] = 30
+    raw[0, 4] = generator.uniform(0.01, 0.5, 900)
+    raw[0, :2, :same], raw[0, 4, :same] = 300, 0.9
+    monkeypatch.setattr(accuracy, "FEW_CANDIDATES", 400)
+    few, whole = (accuracy._suppressed(raw, accuracy.CONFIDENCE, n)[0] for n in (400, 900))
+    assert (len(few) < accuracy.MAX_DETECTIONS) == (same == 400)
+    np.testing.assert_array_equal(accuracy.suppress(raw)[0], whole)

@@ -22,11 +22,12 @@ from ultralytics.utils.nms import non_max_suppression
 
 from ..assets import ImageSet, Sample
 from ..detector import Detector
-from ..images import letterbox, prepared, to_original
+from ..images import letterbox, prepared, seen, to_original
 from ..subject import class_names
 from .shards import spread
 
 CONFIDENCE, NMS_IOU, MAX_DETECTIONS = 0.001, 0.7, 300
+FEW_CANDIDATES, MAX_CANDIDATES = 2000, 30_000  # some detectors find everything a little everywhere
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
@@ -102,7 +103,8 @@ def evaluate(
 
     Args:
         size: long side of the input in pixels, a multiple of 32.
-        square: pad to a square, or only to the nearest rectangle, see ``letterbox``.
+        square: pad to a square, or only to the nearest rectangle, see ``letterbox``; a detector that
+            stretches sees neither.
 
     Raises:
         ValueError: bad size.
@@ -135,7 +137,7 @@ def _judge(
     """Per image, the detections and which of them are right, as in `Evaluation`."""
     judged = []
     for sample in samples:
-        pixels, scale, offset = letterbox(sample.path, size, square)
+        pixels, scale, offset = seen(detector, sample.path, size, square)
         raw = detector(prepared(detector, pixels))
         found = suppress(raw)[0]
         found[:, :4] = to_original(found[:, :4], scale, offset)
@@ -151,8 +153,24 @@ def suppress(raw: np.ndarray, confidence: float = CONFIDENCE) -> list[np.ndarray
     Returns:
         per image (n, 6) float32: x1, y1, x2, y2 in input pixels, confidence, class.
     """
+    kept = _suppressed(raw, confidence, FEW_CANDIDATES)
+    candidates = np.count_nonzero(raw[:, 4:] > confidence, axis=(1, 2))
+    if any(
+        n > FEW_CANDIDATES and len(found) < MAX_DETECTIONS for n, found in zip(candidates, kept, strict=True)
+    ):
+        return _suppressed(raw, confidence, MAX_CANDIDATES)
+    return kept
+
+
+def _suppressed(raw: np.ndarray, confidence: float, candidates: int) -> list[np.ndarray]:
+    """The same with that many of the most confident candidates.
+
+    The suppression goes from the most confident one down, so if these yield all detections that an image may
+    have, more candidates would change nothing.
+    """
     kept = non_max_suppression(
         torch.from_numpy(raw), confidence, NMS_IOU, multi_label=True, max_det=MAX_DETECTIONS,
+        max_nms=candidates,
         max_time_img=60,  # never leave boxes out because the machine is slow
     )  # fmt: skip
     return [found.numpy() for found in kept]

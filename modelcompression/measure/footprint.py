@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..detector import DetectorError
+from ..ncnn_file import layers
 from ..packed import container
 from ..subject import PARAMETERS
 
@@ -16,13 +17,13 @@ MEGABYTE = 2**20
 
 
 def shipped(path: Path | str) -> list[Path]:
-    """All files that belong to a model: an OpenVINO ``.xml`` brings its ``.bin``.
+    """All files that belong to a model: an OpenVINO ``.xml`` and a ``.param`` of ncnn bring their ``.bin``.
 
     Raises:
         FileNotFoundError: a file is missing.
     """
     path = Path(path)
-    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    files = [path, path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else [path]
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"{file} does not exist: a model ships all of its files")
@@ -43,7 +44,8 @@ def sparsity(model: Path | str | Any) -> float:
     """Share of exact zeros among the convolution weights, counted on what is shipped.
 
     Args:
-        model: a ``torch.nn.Module``, an ``.onnx``, an OpenVINO ``.xml`` or a packed checkpoint.
+        model: a ``torch.nn.Module``, an ``.onnx``, an OpenVINO ``.xml``, a ``.param`` of ncnn or a packed
+            checkpoint.
     """
     zeros = total = 0
     for weight in convolution_weights(model):
@@ -64,6 +66,7 @@ def convolution_weights(model: Path | str | Any) -> Iterator[np.ndarray]:
         ".xml": _openvino_weights,
         ".pt": _checkpoint_weights,
         ".mcpk": _packed_weights,
+        ".param": _ncnn_weights,
     }
     if path.suffix not in readers:
         raise DetectorError(f"{path}: cannot look for weights in a '{path.suffix}' file")
@@ -87,6 +90,10 @@ def _checkpoint_weights(path: Path) -> Iterator[np.ndarray]:
 def _packed_weights(path: Path) -> Iterator[np.ndarray]:
 
     return (value for value in container.read(path).values() if value.ndim == 4)
+
+
+def _ncnn_weights(path: Path) -> Iterator[np.ndarray]:
+    return (layer.weight for layer in layers(path) if layer.weight is not None)
 
 
 def _onnx_weights(path: Path) -> Iterator[np.ndarray]:
