@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from .errors import ModelCompressionError
+from .machine import cpu
 
 CHANNELS = 84
 STRIDES = (8, 16, 32)
@@ -109,14 +110,15 @@ class OnnxDetector(FromFile):
     """An ``.onnx`` file under ONNX Runtime's CPU provider.
 
     Args:
-        exact: add up INT8 products without saturation on CPUs that lack VNNI, too, at some of the speed;
-            without it, the same file detects worse there. Makes no difference to other CPUs and files.
+        exact: add up INT8 products by instructions that cannot saturate, at some of the speed. None: only
+            where the CPU's fastest ones do (`machine.Cpu.saturates`) and the same file would detect worse;
+            on other CPUs it changes no output and only costs time.
     """
 
     runtime = "ONNX Runtime"
     takes_pixels = False
 
-    def __init__(self, path: Path | str, threads: int = 2, exact: bool = True) -> None:
+    def __init__(self, path: Path | str, threads: int = 2, exact: bool | None = None) -> None:
         ort = library("onnxruntime")
         self.threads = positive(threads)
         self.path = existing(path)
@@ -124,7 +126,8 @@ class OnnxDetector(FromFile):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
+        self.exact = cpu().saturates if exact is None else exact
+        options.add_session_config_entry("session.x64quantprecision", "1" if self.exact else "0")
         try:
             self.session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:

@@ -21,6 +21,14 @@ class Cpu:
     isa: str
     cores: int
 
+    @property
+    def saturates(self) -> bool:
+        """Whether its fastest sum of two INT8 products, unsigned by signed, is cut off at 16 bits.
+
+        So it is on x86 without VNNI (``vpmaddubsw``, Intel's Software Developer's Manual, volume 2).
+        """
+        return "VNNI" not in self.isa and self.isa not in ("AMX", "NEON")
+
     def __str__(self) -> str:
         return f"{self.name}, {self.isa}, {self.cores} cores"
 

@@ -9,7 +9,9 @@ import torch
 from conftest import THREADS
 from onnx import TensorProto, helper
 
+from modelcompression import detector
 from modelcompression.detector import DetectorError, OnnxDetector, OpenVinoDetector, TorchDetector
+from modelcompression.machine import Cpu
 
 
 def test_three_runtimes_agree_on_the_raw_output(eager, weights, exported, batch) -> None:
@@ -58,8 +60,17 @@ def test_execution_precision_is_what_the_cpu_was_told(exported) -> None:
         OpenVinoDetector(exported["fp32"], precision="int3")
 
 
-@pytest.mark.parametrize(("exact", "entry"), [(True, "1"), (False, "0")])
-def test_onnx_runtime_sums_int8_products_exactly_unless_told_otherwise(exact, entry, exported) -> None:
+@pytest.mark.parametrize(
+    ("isa", "exact", "entry"),
+    [
+        *(("AVX2", None, "1"), ("AVX-512", None, "1"), ("AVX-512 VNNI", None, "0"), ("AVX-VNNI", None, "0")),
+        *(("AMX", None, "0"), ("NEON", None, "0"), ("AMX", True, "1"), ("AVX2", False, "0")),
+    ],
+)
+def test_onnx_runtime_sums_int8_products_exactly_where_it_matters(
+    isa, exact, entry, exported, monkeypatch
+) -> None:
+    monkeypatch.setattr(detector, "cpu", lambda: Cpu("Any", isa, 2))
     options = OnnxDetector(exported["onnx"], exact=exact).session.get_session_options()
     assert options.get_session_config_entry("session.x64quantprecision") == entry
 

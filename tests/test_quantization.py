@@ -22,6 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from modelcompression import ROOT, assets
 from modelcompression.detector import Detector, OnnxDetector, OpenVinoDetector
 from modelcompression.images import letterbox, to_batch
+from modelcompression.machine import cpu
 from modelcompression.measure import accuracy, footprint
 from modelcompression.methods import quantization
 
@@ -168,6 +169,13 @@ def test_int8_in_onnx_runtime_detects_what_float32_does(onnx_int8, agreement) ->
     detector = OnnxDetector(onnx_int8, THREADS)
     assert detector.execution_precision == "int8, rest f32"
     assert agreement(detector) > 0.85
+
+
+@pytest.mark.skipif(cpu().saturates, reason="without VNNI the fast sums of ONNX Runtime are other sums")
+def test_exact_sums_change_no_output_where_the_cpu_does_not_saturate(onnx_int8, photographs) -> None:
+    fast, exact = (OnnxDetector(onnx_int8, THREADS, exact=wish) for wish in (False, True))
+    for batch in photographs[:3]:
+        assert np.array_equal(fast(batch), exact(batch))
 
 
 def test_one_scale_for_boxes_and_scores_wipes_out_the_scores(exported, photographs, tmp_path) -> None:
