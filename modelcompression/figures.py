@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 
 import cv2
 import matplotlib.pyplot as plt
@@ -55,6 +56,31 @@ def latency_distribution(timings: dict[str, Timing]) -> Figure:
     axes.set(xlabel="milliseconds a forward pass (thick: median, thin: 90th percentile)")
     axes.set_ylim(len(timings) - 0.4, -0.75)
     axes.set_xlim(left=0)
+    return closed(figure)
+
+
+def waterfall(start: str, milliseconds: float, speedups: dict[str, float]) -> Figure:
+    """Where the time went: a bar for what is left after each step, and what the step took away above it.
+
+    Args:
+        start: what the milliseconds belong to.
+        milliseconds: before the first step.
+        speedups: step → how many times faster than the start all steps up to this one are, in order.
+    """
+    times = milliseconds / np.array([1, *speedups.values()])
+    figure, axes = _figure(1.6 + 1.1 * len(times), 3.4)
+    axes.bar(range(len(times)), times, width=0.62, color=["#999999"] + [COLOURS[0]] * len(speedups))
+    for step, (before, after) in enumerate(pairwise(times), 1):
+        change, faster = abs(before - after), before >= after
+        colour = COLOURS[2] if faster else COLOURS[1]
+        axes.bar(step, change, bottom=min(before, after), width=0.62, color=colour, alpha=0.35)
+        axes.plot([step - 1.31, step + 0.31], [before] * 2, color="#999999", linewidth=0.8)
+        label = f"{before / after:.2f}×\n{'−' if faster else '+'}{change:.1f} ms"
+        axes.text(step, max(before, after), label, ha="center", va="bottom", fontsize=8, color=colour)
+    for step, time in enumerate(times):
+        axes.text(step, time / 2, f"{time:.1f}", ha="center", va="center", fontsize=9, color="white")
+    axes.set_xticks(range(len(times)), [start, *speedups], fontsize=8)
+    axes.set(ylabel="ms a forward pass", ylim=(0, 1.18 * times.max()))
     return closed(figure)
 
 
