@@ -31,6 +31,7 @@ from .measure.accuracy import Evaluation, evaluate
 from .measure.footprint import bits_per_weight, size_mb, sparsity
 from .measure.intervals import Interval, paired_bootstrap
 from .measure.latency import Comparison, time_pairs
+from .subject import PARAMETERS
 from .tracking.store import RunRecord
 from .tracking.targets import resolve_target
 from .tracking.tracker import Tracker
@@ -96,6 +97,7 @@ class Homework:
         log: bool = True,
         size: int = INPUT_SIZE,
         square: bool = True,
+        parameters: int = PARAMETERS,
     ) -> Measurement:
         """Evaluate on both image sets, time against the baseline, size, and log one experiment.
 
@@ -107,6 +109,7 @@ class Homework:
             size: long side of the detector's input; the baseline keeps its own, 640.
             square: False pads photographs to rectangles (``letterbox``) and times the median
                 photograph of the report set instead of one square.
+            parameters: of the network before it was compressed; one that is not YOLOv8n has its own.
         """
         baseline = self._baseline_for(experiment, detector)
         try_out(detector, experiment, (1, 3, size, size))
@@ -117,7 +120,7 @@ class Homework:
             delta = paired_bootstrap(report, baseline.report, self.resamples)
         reference = baseline.detector if baseline else detector
         timing = time_pairs(reference, detector, self.batches(detector, size, square), self.pairs)
-        metrics = _metrics(report, calibration, timing, ships)
+        metrics = _metrics(report, calibration, timing, ships, parameters)
         if baseline and delta:
             metrics |= _relative_metrics(metrics, delta, timing, baseline)
         found = Measurement(experiment, detector, report, calibration, delta, timing, metrics)
@@ -240,7 +243,11 @@ class Homework:
 
 
 def _metrics(
-    report: Evaluation, calibration: Evaluation, timing: Comparison, ships: Sequence[Path | str]
+    report: Evaluation,
+    calibration: Evaluation,
+    timing: Comparison,
+    ships: Sequence[Path | str],
+    parameters: int,
 ) -> dict[str, float]:
     return {
         "images": len(report.images),
@@ -256,7 +263,7 @@ def _metrics(
         "latency_p90_ms": timing.variant.p90,
         "size_mb": size_mb(ships),
         "sparsity": sparsity(ships[0]),
-        "bits_per_weight": bits_per_weight(ships),
+        "bits_per_weight": bits_per_weight(ships, parameters),
     }
 
 

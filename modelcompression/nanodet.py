@@ -28,6 +28,7 @@ from .detector import (
 from .fetch import AssetError, download, roots, verify
 from .ncnn_file import Layer, layers
 
+PARAMETERS = 1_186_346  # with BatchNorm folded
 SIZE = 416
 STRIDES = (8, 16, 32, 64)
 SIDES, BINS = 4, 8

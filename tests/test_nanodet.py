@@ -14,7 +14,7 @@ from modelcompression.detector import DetectorError
 from modelcompression.fetch import AssetError
 from modelcompression.images import prepared, seen, to_original
 from modelcompression.measure.accuracy import evaluate
-from modelcompression.measure.footprint import shipped, size_mb, sparsity
+from modelcompression.measure.footprint import bits_per_weight, shipped, size_mb, sparsity
 from modelcompression.ncnn_file import MAGIC, layers
 
 TINY = """\
@@ -157,6 +157,10 @@ def test_integers_and_floats_are_told_apart(files, in_ncnn) -> None:
     assert (in_ncnn.execution_precision, integers.execution_precision) == ("f32", "int8, rest f32")
     assert size_mb(shipped(files["int8"])) < 0.6 * size_mb(shipped(files["float16"]))
     assert 0 < sparsity(files["float16"]) < 0.1
+    for file in files.values():
+        arrays = [a for layer in layers(file) for a in (layer.weight, layer.bias) if a is not None]
+        assert sum(array.size for array in arrays) == nanodet.PARAMETERS
+    assert bits_per_weight(shipped(files["int8"]), nanodet.PARAMETERS) == pytest.approx(8, abs=1)
 
 
 def test_it_travels_to_other_processes(in_ncnn, demo) -> None:

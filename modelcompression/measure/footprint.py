@@ -35,9 +35,9 @@ def size_mb(files: Iterable[Path | str]) -> float:
     return sum(Path(file).stat().st_size for file in files) / MEGABYTE
 
 
-def bits_per_weight(files: Iterable[Path | str]) -> float:
-    """All shipped bits over YOLOv8n's 3,151,904 parameters: 32 for plain float32."""
-    return size_mb(files) * MEGABYTE * 8 / PARAMETERS
+def bits_per_weight(files: Iterable[Path | str], parameters: int = PARAMETERS) -> float:
+    """All shipped bits over the parameters before compression, YOLOv8n's 3,151,904: 32 for plain float32."""
+    return size_mb(files) * MEGABYTE * 8 / parameters
 
 
 def sparsity(model: Path | str | Any) -> float:
