@@ -73,8 +73,11 @@ def detector_of(run: pd.Series, files: Iterable[Path], folder: Path, threads: in
         folder: where a packed checkpoint may be unpacked.
 
     Raises:
-        DetectorError: no file can be loaded, or this CPU does not execute its precision.
+        DetectorError: no file can be loaded, this CPU does not execute its precision, or the run is one
+            of another network.
     """
+    if isinstance(network := run.get("params.network"), str):
+        raise DetectorError(f"it is another network, {network}, only there to be compared with")
     found = {path.suffix: path for path in files}
     runtime, executes = run["tags.runtime"], run["tags.execution_precision"]
     graph = found.get(".xml") or found.get(".onnx")

@@ -73,6 +73,20 @@ def test_what_cannot_run_here_says_why(exported, tmp_path) -> None:
         detector_of(run, [tmp_path / "model.pt"], tmp_path, THREADS)
 
 
+def test_another_network_is_no_candidate(exported, tmp_path) -> None:
+    run = pd.Series(
+        {
+            "tags.runtime": "OpenVINO",
+            "tags.execution_precision": "f32",
+            "params.network": "NanoDet-Plus-m",
+        }
+    )
+    with pytest.raises(DetectorError, match="another network, NanoDet-Plus-m"):
+        detector_of(run, shipped(exported["fp32"]), tmp_path, THREADS)
+    run["params.network"] = float("nan")  # what a run without that parameter has in a table with others
+    assert type(detector_of(run, shipped(exported["fp32"]), tmp_path, THREADS)) is OpenVinoDetector
+
+
 def test_the_files_are_timed_on_this_cpu(exported, capsys, monkeypatch) -> None:
     monkeypatch.setattr(recommend, "PAIRS", 3)
     log("Lean", "OpenVINO, lean graph", shipped(exported["fp32"]), {**SQUARE, "input_shape": "rectangle"})
