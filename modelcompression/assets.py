@@ -7,7 +7,6 @@ All folders have the same layout::
     coco-val/images/val2017/*.jpg          coco-val/labels/val2017/*.txt
     coco128/images/train2017/*.jpg         coco128/labels/train2017/*.txt
     coco-train-extra/images/*.jpg
-    nanodet/*.param                        nanodet/*.bin
 
 A photo without a label file there takes its boxes from the package (``modelcompression/coco``).
 With no COCO image in reach, ``image_set("demo")`` offers photographs that the installed packages
