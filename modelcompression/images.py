@@ -56,16 +56,12 @@ def fit(image: np.ndarray, size: int, square: bool = True) -> tuple[np.ndarray, 
     return canvas, scale, (left, top)
 
 
-def stretched(path: Path, size: int) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
-    """Decode an image file and scale both of its sides to ``size``, whatever its shape.
+def stretch(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
+    """Scale both sides of (H, W, 3) uint8 pixels to ``size``, whatever their ratio.
 
     Returns:
         pixels (size, size, 3), the scale factors of x and y, no padding.
-
-    Raises:
-        AssetError: the file cannot be decoded.
     """
-    image = _decoded(path)
     height, width = image.shape[:2]
     pixels = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     return pixels, (size / width, size / height), (0, 0)
@@ -74,8 +70,12 @@ def stretched(path: Path, size: int) -> tuple[np.ndarray, tuple[float, float], t
 def seen(
     detector: Detector, path: Path, size: int, square: bool = True
 ) -> tuple[np.ndarray, float | tuple[float, float], tuple[int, int]]:
-    """What a detector sees of an image file: `letterbox`, or `stretched` if it was trained on that."""
-    return stretched(path, size) if detector.stretches else letterbox(path, size, square)
+    """What a detector sees of an image file: ``letterbox``, or ``stretch`` if it was trained on that.
+
+    Raises:
+        AssetError: the file cannot be decoded.
+    """
+    return stretch(_decoded(path), size) if detector.stretches else letterbox(path, size, square)
 
 
 def to_batch(*images: np.ndarray) -> np.ndarray:
