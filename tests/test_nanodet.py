@@ -146,10 +146,11 @@ def test_the_rebuilt_network_is_the_same(in_ncnn, rebuilt, demo) -> None:
 
 
 def test_it_detects_like_the_original_model(in_ncnn, rebuilt, demo, demo_report) -> None:
-    """Far better than chance; nothing of the input's order, the scaling or the decoding can be wrong."""
-    found = [evaluate(detector, demo, nanodet.SIZE, progress=False).map50 for detector in (in_ncnn, rebuilt)]
-    assert found[0] == pytest.approx(found[1], abs=0.02)
-    assert found[0] > demo_report.map50 / 2
+    """The input's order, the scaling and the decoding are right: half a cell more costs a third of mAP50-95."""
+    found = [evaluate(detector, demo, nanodet.SIZE, progress=False) for detector in (in_ncnn, rebuilt)]
+    assert found[0].map50 == pytest.approx(found[1].map50, abs=0.02)
+    assert found[0].map50 > demo_report.map50 / 2
+    assert found[0].map50_95 > 0.65 * found[0].map50
 
 
 def test_integers_and_floats_are_told_apart(files, in_ncnn) -> None:
