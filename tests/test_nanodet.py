@@ -146,7 +146,7 @@ def test_the_rebuilt_network_is_the_same(in_ncnn, rebuilt, demo) -> None:
 
 
 def test_it_detects_like_the_original_model(in_ncnn, rebuilt, demo, demo_report) -> None:
-    """The input's order, the scaling and the decoding are right: half a cell more costs a third of mAP50-95."""
+    """Input order, scaling and decoding are right: half a cell more costs a third of mAP50-95."""
     found = [evaluate(detector, demo, nanodet.SIZE, progress=False) for detector in (in_ncnn, rebuilt)]
     assert found[0].map50 == pytest.approx(found[1].map50, abs=0.02)
     assert found[0].map50 > demo_report.map50 / 2
