@@ -139,7 +139,7 @@ def confirm(models: tuple[str, ...], images: int, smoke: bool, target: Path | No
     """Do the winners hold on more photographs and in fresh processes? Adds the answer to their runs.
 
     MODELS are experiments of the tracking store, or packed checkpoints (.mcpk), which need no run. Without
-    any, it is the models of this CPU that are recommended, their opponents, and the first table's: about two
+    any, it is the models of this CPU that are recommended, their opponents, and the first table's: some
     minutes each. What was found is kept: a killed confirmation goes on where it was.
     """
     from . import confirm as confirming

@@ -106,8 +106,8 @@ class Model:
 class _Lean:
     """The INT8 graph of a packed checkpoint, compiled when photographs of a new shape come.
 
-    Unlike ``LeanDetector`` it writes no file and compiles nothing to try it out: half a second until the
-    first photograph is seen.
+    Unlike ``LeanDetector`` it writes no file and compiles nothing to try it out, so that the first
+    photograph is seen early.
     """
 
     runtime, execution_precision = "OpenVINO, lean graph", "int8, rest f32"
