@@ -17,8 +17,8 @@ FLOORS = [
     {"subject", "network", "assets", "detector", "ncnn_file", "nanodet"},
     {"images", "packed"},
     {"measure", "methods", "tracking"},
-    {"figures", "goals"},
-    {"detect"},
+    {"figures", "goals", "diagrams"},
+    {"detect", "differences"},
     {"homework", "measurement", "looking", "shipped_models", "recommend", "confirm", "runner", "skeleton"},
     {"cli", "__main__"},
 ]
