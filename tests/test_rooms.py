@@ -13,7 +13,7 @@ PACKAGE = ROOT / "modelcompression"
 # From the ground up; a module may import from its own floor and from those before it.
 FLOORS = [
     {"__init__", "errors", "files", "terminal", "grid", "fetch", "machine", "boxes", "frames", "cards"}
-    | {"labels", "photographs"},
+    | {"labels", "intact"},
     {"subject", "network", "assets", "detector", "ncnn_file", "nanodet"},
     {"images", "packed"},
     {"measure", "methods", "tracking"},
