@@ -161,21 +161,6 @@ def test_layers_that_do_not_divide_stay_dense() -> None:
         assert (pruned["first"] != 0).all() and (pruned["second"] == 0).any()
 
 
-# --- shares by rule ---------------------------------------------------------------------------
-
-
-def test_lamp_scores_match_the_definition() -> None:
-    scores = pruning.lamp({"x": torch.tensor([[3.0, -1.0, 2.0]])})["x"]
-    assert scores[0].tolist() == pytest.approx([9 / 9, 1 / 14, 4 / 13])
-
-
-def test_scaled_shares_meet_the_mean_and_never_exceed_one() -> None:
-    sizes = {"small": 10, "large": 1000}
-    found = pruning.scaled({"small": 0.1, "large": 0.9}, sizes, 0.5)
-    assert found["small"] == 0
-    assert (found["large"] * 1000) / 1010 == pytest.approx(0.5)
-
-
 # --- wishes that cannot be met ----------------------------------------------------------------
 
 
