@@ -1,4 +1,5 @@
-"""The gallery: what the original, the smallest and the fastest model see on the same photographs.
+"""Two pictures of the README: what ``detect`` draws, and the gallery: what the original, the smallest and the
+fastest model see on the same photographs.
 
     python results/gallery.py              # from the artifacts of the runs that results.csv names
 
@@ -8,6 +9,7 @@ differ most, of the demo photos that may be shown anywhere.
 
 from __future__ import annotations
 
+import io
 import tempfile
 import textwrap
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from modelcompression import ROOT, assets, differences, subject
 from modelcompression.cards import cards
 from modelcompression.detect import Model
 from modelcompression.detector import Detector, TorchDetector
+from modelcompression.fetch import sha256
 from modelcompression.files import replace
 from modelcompression.goals import evidence, winner
 from modelcompression.measure.accuracy import Evaluation, evaluate
@@ -29,6 +32,7 @@ from modelcompression.tracking import history, targets
 from rows import BASELINE, GALLERY, GALLERY_LOSS, ResultsError, headline, read_rows
 
 PHOTOS = 3
+DETECTED, PHOTO = "results/figures/detected.jpg", "coffee"
 
 
 def chosen(rows: pd.DataFrame) -> dict[str, pd.Series]:
@@ -102,9 +106,17 @@ def draw(models: dict[str, Shown]) -> bytes:
     return differences.picture(original, columns, subject.class_names(), PHOTOS).data
 
 
-def signed(jpeg: bytes, runs: list[str]) -> bytes:
-    """The same picture with a comment (JPEG's COM segment, ITU-T T.81, B.2.4.5) that names its runs."""
-    text = " ".join(runs).encode()
+def detected() -> bytes:
+    """JPEG: what ``modelcompression detect`` draws with the model that it takes by itself, signed with its hash."""
+    model, picture = Model(), io.BytesIO()
+    (photo,) = (sample.path for sample in assets.image_set("demo").samples if sample.path.stem == PHOTO)
+    model.drawn(photo).save(picture, "jpeg", quality=85)
+    return signed(picture.getvalue(), [sha256(model.path)])
+
+
+def signed(jpeg: bytes, origins: list[str]) -> bytes:
+    """The same picture with a comment (JPEG's COM segment, ITU-T T.81, B.2.4.5): its runs, or its model's hash."""
+    text = " ".join(origins).encode()
     return jpeg[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + jpeg[2:]
 
 
@@ -115,7 +127,7 @@ def main() -> None:
         image = draw({title: shown_of(row, runs, Path(folder)) for title, row in titles.items()})
     image = signed(image, [row["run_id"] for row in titles.values()])
     try:
-        replace({ROOT / GALLERY: image})
+        replace({ROOT / GALLERY: image, ROOT / DETECTED: detected()})
     except OSError as error:
         raise ResultsError(str(error)) from None
     print(f"{GALLERY}: {len(image) / 1000:.0f} kB, {'; '.join(row['experiment'] for row in titles.values())}")

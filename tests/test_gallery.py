@@ -11,6 +11,7 @@ from PIL import Image
 
 from modelcompression import ROOT, cards
 from modelcompression.detector import DetectorError
+from modelcompression.fetch import sha256
 from modelcompression.goals import evidence, loss_limits
 from modelcompression.measure.accuracy import evaluate
 from modelcompression.tracking import history
@@ -19,7 +20,7 @@ from modelcompression.tracking.tracker import Tracker
 
 sys.path.insert(0, str(ROOT / "results"))
 
-from gallery import Shown, chosen, draw, shown_of
+from gallery import DETECTED, Shown, chosen, draw, shown_of
 from rows import BASELINE, GALLERY, ResultsError, headline, read_rows
 
 
@@ -95,3 +96,10 @@ def test_the_picture_is_drawn_and_the_committed_one_is_small(eager, tmp_path) ->
         assert picture.format == committed.format == "JPEG"
         assert picture.width > 600 and committed.width > 600
     assert (ROOT / GALLERY).stat().st_size <= 200_000
+
+
+def test_the_readme_shows_what_the_model_of_the_repository_detects() -> None:
+    model = cards.model_file(None)
+    assert sha256(model).encode() in (ROOT / DETECTED).read_bytes()[:200]
+    for name in ("README.md", "README.ru.md"):
+        assert DETECTED in (ROOT / name).read_text(encoding="utf8")
