@@ -107,7 +107,7 @@ def draw(models: dict[str, Shown]) -> bytes:
 
 
 def detected() -> bytes:
-    """JPEG: what ``modelcompression detect`` draws with the model that it takes by itself, signed with its hash."""
+    """JPEG: what ``modelcompression detect`` draws with its default model, signed with its hash."""
     model, picture = Model(), io.BytesIO()
     (photo,) = (sample.path for sample in assets.image_set("demo").samples if sample.path.stem == PHOTO)
     model.drawn(photo).save(picture, "jpeg", quality=85)
@@ -115,7 +115,7 @@ def detected() -> bytes:
 
 
 def signed(jpeg: bytes, origins: list[str]) -> bytes:
-    """The same picture with a comment (JPEG's COM segment, ITU-T T.81, B.2.4.5): its runs, or its model's hash."""
+    """The same picture with a comment (JPEG's COM segment, ITU-T T.81, B.2.4.5): runs, or a model's hash."""
     text = " ".join(origins).encode()
     return jpeg[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + jpeg[2:]
 
