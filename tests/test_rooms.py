@@ -19,7 +19,17 @@ FLOORS = [
     {"measure", "methods", "tracking"},
     {"figures", "goals", "diagrams"},
     {"detect", "differences"},
-    {"homework", "measurement", "looking", "shipped_models", "recommend", "confirm", "runner", "skeleton"},
+    {
+        "campaign",
+        "homework",
+        "measurement",
+        "looking",
+        "shipped_models",
+        "recommend",
+        "confirm",
+        "runner",
+        "skeleton",
+    },
     {"cli", "__main__"},
 ]
 LONGEST = 350
