@@ -26,18 +26,20 @@ from ..network import convolutions, depthwise
 SIZE = 64  # pixels: of the image that is followed
 
 # By the names of PyTorch's functions. Each channel of the result depends on the same channel of the input:
-KEEP = set(["silu", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "mish", "hardswish", "hardsigmoid", "hardtanh", "sigmoid", "tanh"])
-KEEP |= set(["softplus", "clamp", "dropout", "contiguous", "clone", "detach", "to", "float", "half", "type_as", "interpolate"])
-KEEP |= set(["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pad"])
+KEEP = {"silu", "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "mish", "hardswish", "hardsigmoid"}
+KEEP |= {"hardtanh", "sigmoid", "tanh", "softplus", "clamp", "dropout"}
+KEEP |= {"contiguous", "clone", "detach", "to", "float", "half", "type_as", "interpolate", "pad"}
+KEEP |= {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 # … or on the same channel of two inputs, in all ways of writing it (`a + b`, `a += b`, `a.add_(b)`).
 COMBINE = {way + name for name in ("add", "sub", "mul", "div", "truediv") for way in ("", "i", "r")}
 COMBINE |= {"maximum", "minimum"}
 # The result has no channels that could be followed; those of the input stay.
-STAY = set(["view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze", "expand", "chunk", "split", "narrow"])
-STAY |= set(["tensor_split", "unbind", "stack", "__getitem__", "softmax", "matmul", "__matmul__", "bmm", "einsum"])
-STAY |= set(["scaled_dot_product_attention", "sum", "mean", "amax", "max", "normalize"])
+STAY = {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze", "expand"}
+STAY |= {"chunk", "split", "tensor_split", "narrow", "unbind", "__getitem__", "stack", "softmax", "normalize"}
+STAY |= {"matmul", "__matmul__", "bmm", "einsum", "scaled_dot_product_attention", "sum", "mean", "amax", "max"}
 # Only the shape of the input is read.
-EMPTY = set(["new_full", "new_zeros", "new_ones", "new_empty", "full_like", "zeros_like", "ones_like", "empty_like"])
+EMPTY = {"new_full", "new_zeros", "new_ones", "new_empty"}
+EMPTY |= {"full_like", "zeros_like", "ones_like", "empty_like"}
 
 
 class ChannelError(ModelCompressionError, ValueError):
@@ -82,7 +84,7 @@ def groups(model: nn.Module) -> list[Group]:
     labels = _Labels(copy.deepcopy(model).eval())  # a copy, since the head remembers the size it has seen
     idle = next((name for name in convolutions(model) if name not in labels.outputs), None)
     if idle is not None:
-        raise ChannelError(f"{idle} takes no part in detecting, so nothing tells what belongs to its channels")
+        raise ChannelError(f"{idle} takes no part in detecting: what its channels belong to is unknown")
     return [group for group in _runs(labels) if group.readers]
 
 
@@ -123,7 +125,8 @@ class _Labels(TorchFunctionMode):
         self.inputs: dict[str, list[int]] = {}
         self.staying: set[int] = set()
         self._parents: list[int] = []
-        self._known: dict[int, tuple[torch.Tensor, list[int]]] = {}  # by id, which is free once a tensor is gone
+        # By id; the tensor, too, since the id of one that is gone may be given to another.
+        self._known: dict[int, tuple[torch.Tensor, list[int]]] = {}
         self._convolutions = {id(m.weight): (n, m) for n, m in convolutions(model).items()}
         self._inside: list[str] = []
         for name, module in model.named_modules():
@@ -179,7 +182,7 @@ class _Labels(TorchFunctionMode):
         return self._known.get(id(value), (None, None))[1]
 
     def _know(self, tensor: torch.Tensor, labels: list[int]) -> None:
-        """From now on a tensor has these labels; if they are not as many as its channels, they stay instead."""
+        """A tensor has these labels from now on. If they are not as many as its channels, they stay."""
         if tensor.dim() == 4 and tensor.shape[1] == len(labels):
             self._known[id(tensor)] = tensor, labels
         else:
