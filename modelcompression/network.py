@@ -38,10 +38,10 @@ def sources(layer: nn.Module) -> list[int]:
     return [layer.i - 1 if source == -1 else source for source in listed]
 
 
-def resize(module: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
+def resize(module: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     """Give a convolution other weights, possibly of other channel numbers."""
     module.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    module.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+    module.bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=False)
     if depthwise(module):
         module.groups = weight.shape[0]
     module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups

@@ -68,6 +68,7 @@ SLOW = {
     "colab",
     "commands",
     "confirm",
+    "couplings",
     "detect",
     "detector",
     "distillation",

@@ -93,7 +93,8 @@ class Narrowing:
         for name, module in convolutions(narrowed).items():
             rows, columns = self.outputs[name], self.inputs[name]
             weight = self._refitted(name)[rows]
-            resize(module, weight if module.groups > 1 else weight[:, columns], module.bias.detach()[rows])
+            bias = None if module.bias is None else module.bias.detach()[rows]
+            resize(module, weight if module.groups > 1 else weight[:, columns], bias)
         return narrowed
 
     def _group_costs(self, group: Group) -> torch.Tensor:
@@ -115,10 +116,9 @@ class Narrowing:
         return float(cheapest.sum()) / saved, group
 
     def _remove(self, group: Group, channels: torch.Tensor) -> None:
+        """Channels are counted from the group's first one."""
         for producer, first in group.producers:
             self.outputs[producer][channels + first] = False
-            if depthwise(self.layers[producer]):
-                self.inputs[producer][channels + first] = False
             self._costs.pop(producer, None)
         for reader, first in group.readers:
             self.inputs[reader][channels + first] = False

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, resolve_name
 from ultralytics.nn.tasks import DetectionModel
 
 from ..errors import ModelCompressionError
@@ -36,7 +36,17 @@ COMBINE |= {"maximum", "minimum"}
 # The result has no channels that could be followed; those of the input stay.
 STAY = {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze", "expand"}
 STAY |= {"chunk", "split", "tensor_split", "narrow", "unbind", "__getitem__", "stack", "softmax", "normalize"}
-STAY |= {"matmul", "__matmul__", "bmm", "einsum", "scaled_dot_product_attention", "sum", "mean", "amax", "max"}
+STAY |= {
+    "matmul",
+    "__matmul__",
+    "bmm",
+    "einsum",
+    "scaled_dot_product_attention",
+    "sum",
+    "mean",
+    "amax",
+    "max",
+}
 # Only the shape of the input is read.
 EMPTY = {"new_full", "new_zeros", "new_ones", "new_empty"}
 EMPTY |= {"full_like", "zeros_like", "ones_like", "empty_like"}
@@ -155,8 +165,8 @@ class _Labels(TorchFunctionMode):
             self._convolve(values[0], values[1], result)
         elif name in EMPTY or not [*self._labelled(values)] or not [*_tensors(result)]:
             pass
-        elif bare in KEEP:
-            self._keep(values, result)
+        elif bare in KEEP and isinstance(result, torch.Tensor):
+            self._keep(values[0], result)
         elif bare in COMBINE:
             self._combine(values[0], values[1], result)
         elif name in ("cat", "concat", "concatenate"):
@@ -164,7 +174,8 @@ class _Labels(TorchFunctionMode):
         elif name in STAY:
             self._stay(values)
         else:
-            raise ChannelError(f"{self._inside[-1]} computes {name}: no channels can be removed through that")
+            where, what = self._inside[-1], resolve_name(func) or name
+            raise ChannelError(f"{where} computes {what}: through that, channels cannot be followed")
         return result
 
     def _enter(self, name: str, *_: Any) -> None:
@@ -219,8 +230,8 @@ class _Labels(TorchFunctionMode):
             self.inputs[name] = read
         self._know(result, written)
 
-    def _keep(self, values: Sequence[Any], result: torch.Tensor) -> None:
-        labels = self._of(values[0])
+    def _keep(self, value: Any, result: torch.Tensor) -> None:
+        labels = self._of(value)
         if labels is not None:
             self._know(result, labels)
 
