@@ -249,13 +249,19 @@ class Calls(nn.Module):
         return self.function(x)
 
 
+def eighths(x: torch.Tensor) -> torch.Tensor:
+    """An activation for channels that can be counted off in eights."""
+    return x * x.view(1, 8, -1, *x.shape[2:]).mean((1, 2))[:, None]
+
+
 def test_own_layers_are_followed_as_well() -> None:
     model = copy.deepcopy(network("yolov8n"))
     as_before = groups(model)
     model.model[0].act = Gate()
     assert groups(model) == as_before
-    model.model[1].act = Scale(32)
-    assert groups(model) == [group for group in as_before if group.producer != "model.1.conv"]
+    for act in (Scale(32), Calls(eighths)):
+        model.model[1].act = act
+        assert groups(model) == [group for group in as_before if group.producer != "model.1.conv"]
 
 
 @pytest.mark.parametrize(
