@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ..network import convolutions, depthwise, resize
+from ..network import convolutions, resize
 from .couplings import ChannelError, Group, groups
 from .sensitivity import Statistics, damped, worth
 
@@ -127,7 +127,7 @@ class Narrowing:
     def _multiplications(self, name: str) -> int:
         module = self.layers[name]
         kernel = module.weight[0, 0].numel()
-        read = 1 if depthwise(module) else int(self.inputs[name].sum()) // module.groups
+        read = int(self.inputs[name].sum()) // module.groups  # one, if depthwise: its inputs are its outputs
         return self.positions[name] * int(self.outputs[name].sum()) * read * kernel
 
     def _system(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
