@@ -159,7 +159,7 @@ class Narrowing:
     def _refitted(self, name: str) -> torch.Tensor:
         """The weights in their full shape, zero where an input channel is gone."""
         weight = self.layers[name].weight.detach()
-        if self.layers[name].groups > 1 or self.inputs[name].all():
+        if self.inputs[name].all():
             return weight
         columns, _, fitted = self._system(name)
         matrix = torch.zeros_like(weight.flatten(1), dtype=torch.float64)
