@@ -11,6 +11,7 @@ from .sketch import arrow, block, note, paper
 WIDTH, HEIGHT, GAP = 1.2, 0.46, 0.25  # of a block, inches
 ENDS = {"Parameter": "Input", "Result": "Output"}  # two names of one thing
 CONSTANTS = {"Constant", "Const"}
+MOVES = ("Reorder", "Transpose")
 
 
 def fusion(recorded: Sequence[str], executed: Sequence[str], runtime: str) -> Figure:
@@ -48,28 +49,31 @@ def fusion(recorded: Sequence[str], executed: Sequence[str], runtime: str) -> Fi
 
 
 def slimmed(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
-    """What is executed of a network, and what of its lean form: the path of the data, and what left it.
+    """The way of the data through a network as exported and in its lean form, with the operations on it.
 
     Args:
-        before, after: how many operations of each type are executed; constants left out.
+        before, after: how many operations of each of OpenVINO's types are executed.
     """
-    figure, axes = paper(8, 3.7)
-    convolutions = "Convolution"
+    figure, axes = paper(8, 3.6)
     rows = (
-        (2.2, "as exported", before, "float numbers\n3 × H × W", "plain", "84 × anchors"),
-        (0.5, "lean", after, "bytes\nH × W × 3", "green", "anchors × 84"),
+        (2.15, "as exported", before, "floats\n3 × H × W", "84 × anchors"),
+        (0.45, "lean", after, "bytes\nH × W × 3", "anchors × 84"),
     )
-    for y, title, counts, start, tint, end in rows:
-        note(axes, 0.15, y + 1.12, f"{title}: {sum(counts.values())} operations", weight="bold")
-        others = sum(counts.values()) - counts[convolutions]
-        blocks = (
-            (0.15, 1.45, start, tint),
-            (2.0, 1.75, f"{counts[convolutions]} convolutions", "blue"),
-            (4.15, 1.75, f"{others} other\noperations", "orange" if others > sum(after.values()) - after[convolutions] else "blue"),
-            (6.3, 1.55, end, tint),
-        )
-        for number, (x, width, words, colour) in enumerate(blocks):
-            _, middle = block(axes, x, y, width, 0.8, words, colour)
+    for y, title, counts, start, end in rows:
+        moves = sum(counts.get(name, 0) for name in MOVES)
+        others = sum(counts.values()) - moves - counts["Convolution"]
+        blocks = [
+            (0.15, 1.2, start, "plain"),
+            (1.65, 1.45, f"{counts['Convolution']}\nconvolutions", "blue"),
+            (3.4, 1.35, f"{moves} that only\nmove numbers", "orange"),
+            (5.05, 1.2, f"{others} others", "blue"),
+            (6.55, 1.3, end, "plain"),
+        ]
+        blocks = [part for part in blocks if moves or part[3] != "orange"]
+        note(axes, 0.15, y + 1.1, f"{title}: {sum(counts.values())} operations are executed", weight="bold")
+        for number, (x, width, words, tint) in enumerate(blocks):
+            _, middle = block(axes, x, y, width, 0.8, words, tint)
             if number:
-                arrow(axes, (x - 0.38, middle), (x + 0.01, middle))
+                arrow(axes, (right - 0.03, middle), (x + 0.03, middle))
+            right = x + width
     return figure
