@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from matplotlib.figure import Figure
 
@@ -23,7 +24,9 @@ def fusion(recorded: Sequence[str], executed: Sequence[str], runtime: str) -> Fi
         recorded, executed: types of operations, in order; at most six each.
         runtime: the name of the program that executes.
     """
-    recorded, executed = ([ENDS.get(x, x) for x in names if x not in CONSTANTS] for names in (recorded, executed))
+    recorded, executed = (
+        [ENDS.get(x, x) for x in names if x not in CONSTANTS] for names in (recorded, executed)
+    )
     columns = max(len(recorded), len(executed))
     figure, axes = paper(columns * (WIDTH + GAP) + 0.3, 2.9)
     gone = [name for name in recorded if name not in executed]
@@ -44,7 +47,9 @@ def fusion(recorded: Sequence[str], executed: Sequence[str], runtime: str) -> Fi
     for name in gone:
         (x, y), (to, below) = places[0][name], places[1]["Convolution"]
         arrow(axes, (x, y - HEIGHT / 2), (to + 0.2, below + HEIGHT / 2), colour="#d55e00")
-    note(axes, 0.15, 0.22, "orange: computed inside the convolution now; green: added by the runtime", size=10)
+    note(
+        axes, 0.15, 0.22, "orange: computed inside the convolution now; green: added by the runtime", size=10
+    )
     return figure
 
 
@@ -71,9 +76,8 @@ def slimmed(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
         ]
         blocks = [part for part in blocks if moves or part[3] != "orange"]
         note(axes, 0.15, y + 1.1, f"{title}: {sum(counts.values())} operations are executed", weight="bold")
-        for number, (x, width, words, tint) in enumerate(blocks):
-            _, middle = block(axes, x, y, width, 0.8, words, tint)
-            if number:
-                arrow(axes, (right - 0.03, middle), (x + 0.03, middle))
-            right = x + width
+        for x, width, words, tint in blocks:
+            block(axes, x, y, width, 0.8, words, tint)
+        for (x, width, *_), (following, *_) in pairwise(blocks):
+            arrow(axes, (x + width - 0.03, y + 0.4), (following + 0.03, y + 0.4))
     return figure
