@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from modelcompression import ROOT
+from modelcompression import ROOT, runner
 from modelcompression.assets import ImageSet
 from modelcompression.detect import Model
 from modelcompression.diagrams import convolutions, graphs, inputs
@@ -93,3 +93,16 @@ def test_a_larger_budget_takes_a_smaller_image() -> None:
         exec(chosen, given := {"sizes": sizes, "BUDGET": budget})
         found[budget] = given["small"]
     assert found == {0.01: 640, 0.03: 576, 0.15: 512}
+
+
+def test_the_smaller_networks_notebook_answers(smoke_run) -> None:
+    """`HW=all` leaves it out."""
+    notebook = ROOT / "hw5_export/smaller_network.ipynb"
+    assert notebook not in runner.notebooks()
+    found = smoke_run(notebook)
+    assert "INT8, lean graph, 416 px" in found.rows.index
+    said = "".join(str(cell.get("outputs")) for cell in found.document.cells)
+    small = [name for name in found.rows.index if name.startswith("NanoDet")]
+    assert ("Why not a network that was small" in said) == bool(small)
+    for row in (found.rows.loc[name] for name in small):
+        assert row["metrics.size_mb"] < 2.5 and row["metrics.map50_95"] > 0.1
