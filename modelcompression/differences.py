@@ -25,6 +25,15 @@ STYLES = {  # colours of Okabe & Ito, and a line of its own for those who see no
     "new": ("#0072b2", ":"),
 }
 LABEL = 9.5  # points
+# Demonstration photographs whose licences are known to allow being shown, and whom they are by.
+CREDITS = {
+    "astronaut": "NASA",
+    "camera": "Lav Varshney",
+    "chelsea": "Stéfan van der Walt",
+    "coffee": "Rachel Michetti",
+    "grace_hopper": "U.S. Navy",
+    "china": "danielbuechele (CC BY 2.0)",
+}
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,13 @@ def counted(before: Evaluation, after: Evaluation) -> dict[str, int]:
 
 
 def most_different(before: Evaluation, others: Sequence[Evaluation], count: int) -> list[int]:
-    """The photographs on which most objects moved, came or went, over all the others; most first."""
-    different = [
-        sum(c.kind != "same" for other in others for c in changes(found, other.detections[i]))
-        for i, found in enumerate(before.detections)
-    ]
-    return sorted(range(len(different)), key=lambda i: -different[i])[:count]
+    """The photographs that may be shown on which most objects moved, came or went; most first."""
+    different = {
+        i: sum(c.kind != "same" for other in others for c in changes(found, other.detections[i]))
+        for i, (sample, found) in enumerate(zip(before.images.samples, before.detections, strict=True))
+        if sample.path.stem in CREDITS
+    }
+    return sorted(different, key=lambda i: -different[i])[:count]
 
 
 def picture(
@@ -84,7 +94,7 @@ def picture(
     """The photographs that differ most, a row each; the original first, then a column for each other model.
 
     Args:
-        before: of the original.
+        before: of the original, on the demonstration photographs.
         others: title → evaluation of the same photographs.
         names: of the classes, by number.
         count: of photographs.
@@ -105,7 +115,7 @@ def picture(
             _draw(place, sample, changes(found, other.detections[row]), names)
     for axes, title in zip(grid[0], ["original", *others], strict=True):
         axes.set_title(title, fontsize=11)
-    _legend(figure)
+    _legend(figure, ", ".join(CREDITS[sample.path.stem] for sample in samples))
     return as_jpeg(closed(figure))
 
 
@@ -144,11 +154,14 @@ def _free(y: float, x: float, labels: list[tuple[float, float]], sample: Sample)
     return y
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, credit: str) -> None:
     lines = [
         Line2D([], [], color=c, linestyle=s, linewidth=2.4, label=kind) for kind, (c, s) in STYLES.items()
     ]
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, fontsize=10)
+    figure.legend(
+        handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, fontsize=10,
+        title=f"photographs: {credit}", title_fontsize=7,
+    )  # fmt: skip
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,12 +1,14 @@
 """What compression changed on a photograph: which boxes are the same, moved, lost, new."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from modelcompression import differences
+from modelcompression import ROOT, differences
+from modelcompression.assets import ImageSet
 from modelcompression.measure.accuracy import Evaluation
 
 NAMES = {0: "circle", 1: "square"}
@@ -45,14 +47,28 @@ def test_each_detection_stands_for_one_object() -> None:
 
 
 def test_the_photographs_that_differ_most_come_first_and_become_a_picture(demo) -> None:
-    images = demo.first(3)
+    stems = ["bus", "coffee", "camera", "china"]
+    images = ImageSet("demo", tuple(sample for sample in demo.samples if sample.path.stem in stems))
 
     def found(*photographs: list) -> Evaluation:
         return Evaluation(images, [np.array(rows, float).reshape(-1, 6) for rows in photographs], [], [])
 
-    before = found([BOX], [BOX, moved(150)], [BOX])
-    after = found([BOX], [], [moved(20)])
-    assert differences.counted(before, after) == {"same": 1, "moved": 1, "lost": 2, "new": 0}
-    assert differences.most_different(before, [after], 3) == [1, 2, 0]
+    before = found([BOX, moved(150)], [BOX], [BOX, moved(150)], [BOX])
+    after = found([], [BOX], [], [moved(20)])
+    assert differences.counted(before, after) == {"same": 1, "moved": 1, "lost": 4, "new": 0}
+    assert [sample.path.stem for sample in images.samples] == stems
+    assert differences.most_different(before, [after], 4) == [
+        2,
+        3,
+        1,
+    ]  # nobody says that the bus may be shown
     picture = Image.open(io.BytesIO(differences.picture(before, {"other": after}, NAMES).data))
     assert picture.width > 600
+
+
+def test_every_photograph_that_is_shown_is_credited_in_the_list_of_all(demo) -> None:
+    assert set(differences.CREDITS) < {sample.path.stem for sample in demo.samples}
+    listed = (ROOT / "modelcompression/demo_photos/README.md").read_text(encoding="utf8")
+    for stem, credit in differences.CREDITS.items():
+        (line,) = re.findall(rf"\| `{stem}` .*", listed)
+        assert credit.split(" (")[0] in line and re.search("public domain|CC0|CC BY", line)
