@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import cv2
 import matplotlib.pyplot as plt
@@ -114,7 +115,7 @@ def picture(
         for place, other in zip(axes[1:], others.values(), strict=True):
             _draw(place, sample, changes(found, other.detections[row]), names)
     for axes, title in zip(grid[0], ["original", *others], strict=True):
-        axes.set_title(title, fontsize=11)
+        axes.set_title(fill(title, round(10 * width)), fontsize=11)
     _legend(figure, ", ".join(CREDITS[sample.path.stem] for sample in samples))
     return as_jpeg(closed(figure))
 
