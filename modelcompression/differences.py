@@ -139,16 +139,21 @@ def _draw(
         )
         if change.kind == "same":
             continue
-        y = _free(max(y1, 0.06 * sample.height), x1, labels, sample)
+        y = _free(max(y1, _label_height(sample)), x1, labels, sample)
         axes.text(
             max(0, x1), y, names[change.category], fontsize=LABEL, color="white", va="bottom", clip_on=True,
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
         )  # fmt: skip
 
 
+def _label_height(sample: Sample) -> float:
+    """In pixels of the photograph, where the picture has three columns; less room is needed with fewer."""
+    return 0.065 * max(sample.width, sample.height / 1.25)
+
+
 def _free(y: float, x: float, labels: list[tuple[float, float]], sample: Sample) -> float:
     """The nearest height below ``y`` at which a label hides no other one; noted in ``labels``."""
-    step = 0.065 * sample.height
+    step = _label_height(sample)
     while any(abs(x - left) < 0.22 * sample.width and abs(y - base) < step for left, base in labels):
         y += step
     labels.append((x, y))
