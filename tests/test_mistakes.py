@@ -47,8 +47,9 @@ def test_a_photograph_without_objects_has_only_inventions() -> None:
     assert len(fates) == 0 and [*kinds] == ["invented"]
 
 
-def test_two_objects_side_by_side_are_each_found_once() -> None:
-    fates, kinds = mistakes.judged(detections((10, CAT, 0.9), (25, CAT, 0.8)), sample((0, CAT), (30, CAT)))
+def test_a_detection_takes_the_best_object_that_is_still_free() -> None:
+    both = sample((0, CAT), (30, CAT))
+    fates, kinds = mistakes.judged(detections((10, CAT, 0.9), (12, CAT, 0.8)), both)
     assert [*fates] == ["found", "found"] and [*kinds] == ["right", "right"]
 
 
