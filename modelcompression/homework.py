@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Image, Markdown
 
-from . import ROOT, figures
+from . import ROOT, differences, figures
 from .assets import ImageSet, image_set, report_and_calibration
 from .detector import Detector, is_taken_literally, try_out
 from .errors import ModelCompressionError
@@ -31,14 +31,14 @@ from .files import FolderError, own_folder
 from .images import letterbox, to_batch
 from .machine import campaign, commit, cpu, versions
 from .measure.accuracy import evaluate
-from .measure.agreement import agreement, as_truth
+from .measure.agreement import as_truth
 from .measure.footprint import all_shipped, require_loadable
 from .measure.fresh import forward_inputs
 from .measure.intervals import paired_bootstrap
 from .measure.latency import time_pairs
 from .measure.pipeline import View, time_pipelines
 from .measurement import Measurement, absolute_metrics, relative_metrics, row, sentence
-from .subject import PARAMETERS
+from .subject import PARAMETERS, class_names
 from .tracking.login import sign_in
 from .tracking.store import RunRecord
 from .tracking.targets import resolve_target
@@ -90,7 +90,7 @@ class Homework:
         self.images, self.calibration = report_and_calibration(n_images)
         if smoke:
             self.images, self.calibration = self.images.first(6), self.calibration.first(4)
-        self.pairs, self.resamples = (4, 50) if smoke else (30, 500)
+        self.pairs, self.resamples = (1, 50) if smoke else (30, 500)
         self.measurements: dict[str, Measurement] = {}
         self._banner()
         self.tracker = Tracker(name, self._tags())
@@ -130,6 +130,8 @@ class Homework:
         require_loadable(files)
         report = evaluate(detector, self.images, size, square=square)
         calibration = evaluate(detector, self.calibration, size, square=square)
+        seen = self._truth if baseline else image_set("demo")
+        demo = evaluate(detector, seen, size, progress=False, square=square)
         delta = timing = None
         if baseline:
             delta = paired_bootstrap(report, baseline.report, self.resamples)
@@ -138,10 +140,10 @@ class Homework:
         metrics = absolute_metrics(report, calibration, timing, files, parameters)
         if baseline and delta:
             metrics |= relative_metrics(metrics, delta, timing, baseline)
-            metrics["agreement"] = agreement(detector, self._truth, size, square)
+            metrics["agreement"] = demo.map50_95
             if timing.speedup.value >= WORTH_A_PIPELINE:
                 metrics |= self._pipeline_metrics(detector, View(size, square))
-        found = Measurement(experiment, detector, report, calibration, delta, timing, metrics)
+        found = Measurement(experiment, detector, report, calibration, demo, delta, timing, metrics)
         self.measurements[experiment] = found
         if log:
             form = "stretched" if detector.stretches else "square" if square else "rectangle"
@@ -188,6 +190,18 @@ class Homework:
                 lines.append(f"- **{name}**: {size}, mAP50-95 {delta.value:+.1%} {interval}")
         return Markdown("\n".join(lines))
 
+    def changes(self, *experiments: str, count: int = 2) -> Image:
+        """What some models see differently from the original, on the demo photographs that differ most."""
+        others = {name: self.measurements[name].demo for name in experiments}
+        return differences.picture(self.baseline.demo, others, class_names(), count)
+
+    def changed(self) -> pd.DataFrame:
+        """How many objects on the demo photographs each model sees the same, moved, lost, new."""
+        models = {name: found.demo for name, found in self.measurements.items() if found.delta}
+        return pd.DataFrame(
+            {name: differences.counted(self.baseline.demo, x) for name, x in models.items()}
+        ).T
+
     def finish(self) -> None:
         """Close the MLflow run and say where to look at it."""
         self.tracker.finish()
@@ -196,7 +210,7 @@ class Homework:
     @cached_property
     def _truth(self) -> ImageSet:
         """The demo photographs with what the original finds on them, which every CPU can look at again."""
-        return as_truth(evaluate(self.baseline.detector, image_set("demo"), progress=False))
+        return as_truth(self.baseline.demo)
 
     def _pipeline_metrics(self, detector: Detector, view: View) -> dict[str, float]:
         jpegs = [path.read_bytes() for path in self._photographs()]

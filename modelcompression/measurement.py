@@ -21,6 +21,7 @@ class Measurement:
     detector: Detector
     report: Evaluation = field(repr=False)  # every detection: megabytes, should a notebook show this
     calibration: Evaluation = field(repr=False)
+    demo: Evaluation = field(repr=False)  # photographs that may be shown
     delta: Interval | None
     timing: Comparison | None = field(repr=False)
     metrics: dict[str, float]

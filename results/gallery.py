@@ -1,13 +1,15 @@
-"""The gallery: what the original, the smallest and the fastest model see on the same photographs.
+"""Two pictures of the README: what ``detect`` draws, and the gallery: what the original, the smallest and the
+fastest model see on the same photographs.
 
     python results/gallery.py              # from the artifacts of the runs that results.csv names
 
-The models are chosen by rule, not by name: see ``goals.winner``. The photographs are those demo photos that
-may be shown anywhere: public domain or CC0.
+The models are chosen by rule, not by name: see ``goals.winner``. The photographs are those on which they
+differ most, of the demo photos that may be shown anywhere.
 """
 
 from __future__ import annotations
 
+import io
 import tempfile
 import textwrap
 from dataclasses import dataclass
@@ -15,21 +17,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from modelcompression import ROOT, assets, figures, subject
+from modelcompression import ROOT, assets, differences, subject
 from modelcompression.cards import cards
 from modelcompression.detect import Model
 from modelcompression.detector import Detector, TorchDetector
+from modelcompression.fetch import sha256
 from modelcompression.files import replace
 from modelcompression.goals import evidence, winner
-from modelcompression.measure.accuracy import evaluate
+from modelcompression.measure.accuracy import Evaluation, evaluate
 from modelcompression.methods.lean import LeanDetector
 from modelcompression.recommend import detector_of, view
 from modelcompression.terminal import script
 from modelcompression.tracking import history, targets
 from rows import BASELINE, GALLERY, GALLERY_LOSS, ResultsError, headline, read_rows
 
-PHOTOS = ("astronaut", "chelsea", "coffee", "grace_hopper")
-COLUMN, DPI, QUALITY = 2.6, 140, 70  # inches, dots an inch, JPEG quality: less than 200 kB together
+PHOTOS = 3
+DETECTED, PHOTO = "results/figures/detected.jpg", "coffee"
 
 
 def chosen(rows: pd.DataFrame) -> dict[str, pd.Series]:
@@ -92,20 +95,28 @@ def shown_of(row: pd.Series, runs: pd.DataFrame, folder: Path) -> Shown:
 
 
 def draw(models: dict[str, Shown]) -> bytes:
-    """JPEG: a row for each photograph, a column for each model, under its title."""
+    """JPEG: a row for each photograph, a column for each model, under its title; the original comes first."""
     demo = assets.image_set("demo")
-    photos = tuple(sample for sample in demo.samples if sample.path.stem in PHOTOS)
-    images = assets.ImageSet(demo.name, photos)
-    found = {
-        title: evaluate(one.detector, images, one.size, progress=False, square=one.square).detections
-        for title, one in models.items()
-    }
-    return figures.as_jpeg(figures.detections_grid(photos, found, COLUMN), QUALITY, DPI).data
+
+    def seen(one: Shown) -> Evaluation:
+        return evaluate(one.detector, demo, one.size, progress=False, square=one.square)
+
+    original, *others = map(seen, models.values())
+    columns = dict(zip(list(models)[1:], others, strict=True))
+    return differences.picture(original, columns, subject.class_names(), PHOTOS).data
 
 
-def signed(jpeg: bytes, runs: list[str]) -> bytes:
-    """The same picture with a comment (JPEG's COM segment, ITU-T T.81, B.2.4.5) that names its runs."""
-    text = " ".join(runs).encode()
+def detected() -> bytes:
+    """JPEG: what ``modelcompression detect`` draws with its default model, signed with its hash."""
+    model, picture = Model(), io.BytesIO()
+    (photo,) = (sample.path for sample in assets.image_set("demo").samples if sample.path.stem == PHOTO)
+    model.drawn(photo).save(picture, "jpeg", quality=85)
+    return signed(picture.getvalue(), [sha256(model.path)])
+
+
+def signed(jpeg: bytes, origins: list[str]) -> bytes:
+    """The same picture with a comment (JPEG's COM segment, ITU-T T.81, B.2.4.5): runs, or a model's hash."""
+    text = " ".join(origins).encode()
     return jpeg[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + jpeg[2:]
 
 
@@ -116,7 +127,7 @@ def main() -> None:
         image = draw({title: shown_of(row, runs, Path(folder)) for title, row in titles.items()})
     image = signed(image, [row["run_id"] for row in titles.values()])
     try:
-        replace({ROOT / GALLERY: image})
+        replace({ROOT / GALLERY: image, ROOT / DETECTED: detected()})
     except OSError as error:
         raise ResultsError(str(error)) from None
     print(f"{GALLERY}: {len(image) / 1000:.0f} kB, {'; '.join(row['experiment'] for row in titles.values())}")

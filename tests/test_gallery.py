@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from modelcompression import ROOT, assets, cards
+from modelcompression import ROOT, cards
 from modelcompression.detector import DetectorError
+from modelcompression.fetch import sha256
 from modelcompression.goals import evidence, loss_limits
 from modelcompression.measure.accuracy import evaluate
 from modelcompression.tracking import history
@@ -19,7 +20,7 @@ from modelcompression.tracking.tracker import Tracker
 
 sys.path.insert(0, str(ROOT / "results"))
 
-from gallery import PHOTOS, Shown, chosen, draw, shown_of
+from gallery import DETECTED, Shown, chosen, draw, shown_of
 from rows import BASELINE, GALLERY, ResultsError, headline, read_rows
 
 
@@ -93,14 +94,12 @@ def test_the_picture_is_drawn_and_the_committed_one_is_small(eager, tmp_path) ->
     path.write_bytes(draw({"Original": Shown(eager), "Again": Shown(eager)}))
     with Image.open(path) as picture, Image.open(ROOT / GALLERY) as committed:
         assert picture.format == committed.format == "JPEG"
-        assert picture.height == pytest.approx(committed.height, rel=0.1)
+        assert picture.width > 600 and committed.width > 600
     assert (ROOT / GALLERY).stat().st_size <= 200_000
 
 
-def test_the_photographs_may_be_shown_anywhere() -> None:
-    text = (ROOT / "modelcompression/demo_photos/README.md").read_text(encoding="utf8")
-    table = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
-    licences = {cells[1].strip(" `"): cells[-2] for cells in table}
-    assert all("public domain" in licences[name] or "CC0" in licences[name] for name in PHOTOS)
-    found = {sample.path.stem for sample in assets.image_set("demo").samples}
-    assert set(PHOTOS) <= found
+def test_the_readme_shows_what_the_model_of_the_repository_detects() -> None:
+    model = cards.model_file(None)
+    assert sha256(model).encode() in (ROOT / DETECTED).read_bytes()[:200]
+    for name in ("README.md", "README.ru.md"):
+        assert DETECTED in (ROOT / name).read_text(encoding="utf8")
