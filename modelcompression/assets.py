@@ -33,8 +33,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from .fetch import AssetError, NotServedError, UnreachableError, download, roots, verify
+from .intact import decoded_size, require_whole
 from .labels import parse_labels, read_labels
-from .photographs import decoded_size, require_whole
 from .subject import class_names
 
 IMAGES_URL = "http://images.cocodataset.org"

@@ -78,20 +78,31 @@ def opponent(shown: pd.DataFrame) -> pd.Series | None:
 def shortlist(shown: pd.DataFrame) -> list[str]:
     """Names of the rows worth confirming: may win a goal, or stand beside the winners.
 
-    A goal's winner by estimate may turn out to lose too much, the one by bound turns out to be good but not
-    best; the truth is among them, so both are in it.
+    By its bound before confirmation hardly anything keeps within a limit, by its estimate too much does. For
+    each goal the truth is among the rows that keep within it by their estimate, that gain at least as much as
+    what keeps within it for sure, and that no other row beats in both gain and loss.
     """
-    optimistic = shown.drop(columns=f"{CONFIRMED}loss_bound", errors="ignore")
-    optimistic = optimistic.assign(map50_95_delta_lo=optimistic["map50_95_delta"])
-    winners = [winner(rows, *goal) for goal in GOALS for rows in (optimistic, shown)]
-    names = [row["experiment"] for row in winners if row is not None]
+    names = []
+    for gain, loss in GOALS:
+        gains, estimates = _gains(shown, gain), _column(shown, "map50_95_delta")
+        sure = winner(shown, gain, loss)
+        least = -float("inf") if sure is None else gains[sure.name]
+        possible = shown[(estimates >= -loss) & (gains >= least)].index
+        names += [
+            shown.loc[row, "experiment"]
+            for row in possible
+            if not ((gains[possible] > gains[row]) & (estimates[possible] > estimates[row])).any()
+        ]
     beside = [name for name in (*OPPONENTS, *FIRST_TABLE) if name in set(shown["experiment"])]
     return list(dict.fromkeys([*names, *beside]))
 
 
+def _gains(rows: pd.DataFrame, gain: str) -> pd.Series:
+    return rows["size_ratio"] * rows["speedup"] if gain == "both" else rows[gain]
+
+
 def _most(rows: pd.DataFrame, gain: str) -> pd.Series | None:
-    gains = rows["size_ratio"] * rows["speedup"] if gain == "both" else rows[gain]
-    gains = gains.dropna()
+    gains = _gains(rows, gain).dropna()
     return None if gains.empty else rows.loc[gains.idxmax()]
 
 

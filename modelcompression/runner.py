@@ -23,6 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from . import BRANCH, REPOSITORY, ROOT, files
 from .assets import image_set
+from .campaign import Progress, mark, noted
 from .errors import ModelCompressionError
 from .fetch import UnreachableError
 from .machine import commit, cpu
@@ -51,20 +52,12 @@ def notebooks(homework: str = "all") -> list[Path]:
     """
     found = sorted(ROOT.glob("hw*_*/*.ipynb"))
     named = [path for path in found if homework == f"{path.parent.name}/{path.stem}"]
-    several = [p for p in found if homework in ("all", p.parent.name) and not _by_name_only(p)]
+    several = [p for p in found if homework in ("all", p.parent.name) and not noted(p).get("by_name_only")]
     chosen = several or named
     if not chosen:
         names = ", ".join(dict.fromkeys(path.parent.name for path in found))
         raise RunnerError(f"there is no homework '{homework}': choose one of {names}, all")
     return chosen
-
-
-def _by_name_only(notebook: Path) -> bool:
-    try:
-        metadata = read_notebook(notebook).metadata
-    except RunnerError:  # whoever runs it says so
-        return False
-    return bool(metadata.get("modelcompression", {}).get("by_name_only"))
 
 
 def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None) -> Path:
@@ -77,7 +70,7 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
     """
     given = dict(parameters or {}) | ({"SMOKE": True} if smoke else {})
     require_parameters(notebook, given)
-    target = EXECUTED / ("smoke" if smoke else "") / f"{notebook.parent.name}_{notebook.name}"
+    target = EXECUTED / ("smoke" if smoke else "") / _copy_name(notebook)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -264,7 +257,7 @@ def _fetch_assets(needed: bool) -> None:
         print(f"{error}\nGoing on with the demo photos.", file=sys.stderr)
 
 
-def _begin_campaign() -> None:
+def _begin_campaign() -> str:
     """All runs that follow make the main table together: from one commit, on one machine.
 
     Raises:
@@ -276,6 +269,22 @@ def _begin_campaign() -> None:
             "publishing all notebooks makes the main table, which names one commit: commit your changes first"
         )
     os.environ["MC_CAMPAIGN"] = f"{code}, {cpu().name}, {cpu().isa}"
+    return os.environ["MC_CAMPAIGN"]
+
+
+def _executed(notebook: Path, smoke: bool, campaign: str) -> Path:
+    """The executed copy; of a campaign that was cut off, the one that it has already made."""
+    made = EXECUTED / _copy_name(notebook)
+    if campaign and noted(made).get("campaign") == campaign:
+        return made
+    start = time.time()
+    made = execute(notebook, smoke)
+    mark(made, campaign, (time.time() - start) / 60)
+    return made
+
+
+def _copy_name(notebook: Path) -> str:
+    return f"{notebook.parent.name}_{notebook.name}"
 
 
 def _results(script: str, arguments: list[str]) -> None:
@@ -306,7 +315,8 @@ def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
         homework: as for `notebooks`.
         smoke: a handful of images, no tables.
         publishing: replace the committed notebooks by the executed ones, send the runs of the local store to
-            the tracking server, if there is one, and regenerate the tables.
+            the tracking server, if there is one, and regenerate the tables. Publishing all is a campaign: one
+            that is cut off goes on where it was, and replaces none before all are executed.
 
     Raises:
         RunnerError, AssetError: see `notebooks`, `execute` and `publish`; the server refuses the runs.
@@ -314,17 +324,18 @@ def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
     chosen = notebooks(homework)
     for notebook in chosen:
         require_parameters(notebook, ["SMOKE"])
-    if publishing and homework == "all":
-        _begin_campaign()
+    campaign = _begin_campaign() if publishing and homework == "all" else ""
     _fetch_assets(needed=publishing)
-    start, executed = time.time(), {}
+    start, executed, progress = time.time(), {}, Progress(chosen)
     try:
         for notebook in chosen:
-            executed[notebook] = execute(notebook, smoke)
+            print(progress.before(notebook))
+            executed[notebook] = _executed(notebook, smoke, campaign)
             print(f"executed copy: {executed[notebook].relative_to(ROOT)}")
     finally:  # not in between: the runs that follow would be of a changed commit
-        for notebook, copy in executed.items() if publishing else ():
-            publish(copy, notebook)
+        if publishing and (not campaign or len(executed) == len(chosen)):
+            for notebook, copy in executed.items():
+                publish(copy, notebook)
     homeworks = list(dict.fromkeys(path.parent.name for path in chosen))
     if publishing:
         _send()

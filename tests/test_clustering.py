@@ -26,6 +26,17 @@ def test_clusters_are_as_good_as_those_of_scikit_learn(k: int, draw: str) -> Non
     assert inertia(values, clustering.kmeans(values, k)) <= 1.05 * theirs
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_many_clusters_are_nearly_the_best_in_spite_of_outliers(weighted: bool) -> None:
+    generator = np.random.default_rng(0)
+    values = np.sort(generator.standard_t(3, 800))
+    weights = np.exp(generator.normal(0, 1, 800)) if weighted else np.ones(800)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clustering, "CELLS", 800)  # one cell for each value: exact
+        best = inertia(values, clustering.kmeans(values, 200, weights), weights)
+    assert inertia(values, clustering.kmeans(values, 200, weights), weights) < 1.2 * best
+
+
 def test_weights_pull_centroids_to_what_matters() -> None:
     values = np.random.default_rng(0).normal(size=500)
     weights = np.where(values > 0, 100.0, 1.0)

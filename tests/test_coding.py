@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from modelcompression.packed.coding import LARGEST, LIMIT, Coder, CodingError
+from modelcompression.packed.coding import LARGEST, LIMIT, Coder, CodingError, information
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 extremes = st.sampled_from([0, 1, -1, LARGEST, -LARGEST, LARGEST + 1, 2**16, -(2**16), LIMIT - 1, 1 - LIMIT])
@@ -108,3 +108,16 @@ def test_bytes_left_over_are_refused() -> None:
         Coder().decode(data + bytes(400), symbols.shape)
     with pytest.raises(CodingError):
         Coder().decode(data[:-3], symbols.shape)
+
+
+def test_the_bits_of_single_integers_add_up_to_those_of_the_file() -> None:
+    row = np.random.default_rng(0).geometric(0.4, 4000) * np.random.default_rng(1).choice([-1, 0, 1], 4000)
+    bits = information(row)
+    assert bits.shape == row.shape and bits[row == 0].max() < bits[np.abs(row) > 2].min()
+    assert bits.sum() == pytest.approx(8 * len(Coder().encode(row[None])), abs=32 + 16)
+
+
+def test_what_cannot_be_counted_one_by_one_is_refused() -> None:
+    for row in (np.full(4, 100), np.array([0] * 99 + [LARGEST + 1])):
+        with pytest.raises(CodingError, match="too large"):
+            information(row)

@@ -269,6 +269,7 @@ def test_batches_are_reproducible_and_never_show_what_is_held_out(photographs) -
     one, other = Album(photographs, SIZE), Album(photographs[::-1], SIZE)
     assert len(one) == 14 and one.held_out().shape == (2, 3, SIZE, SIZE)
     assert torch.equal(one.batch(5, 3), other.batch(5, 3))
+    assert not torch.equal(one.batch(5, 3), Album(photographs, SIZE, seed=1).batch(5, 3))
     assert torch.equal(one.held_out(), other.held_out())
     assert not torch.equal(one.batch(5, 3), one.batch(6, 3))
     batch = one.batch(0, 8)

@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import conftest
 import nbformat
 import pytest
 
@@ -83,6 +85,21 @@ def test_smoke_run(path: Path, smoke_run) -> None:
     found = smoke_run(path)
     assert all(cell.execution_count for cell in found.document.cells if cell.cell_type == "code")
     assert len(found.rows) and (found.rows["tags.smoke"] == "true").all()
+
+
+def test_a_run_shares_the_process_of_its_homeworks_own_tests(tmp_path: Path, monkeypatch) -> None:
+    """Or two processes would execute the same notebook."""
+    monkeypatch.setattr(conftest, "ROOT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_hw9_test.py").write_text("smoke_run(ROOT / 'hw9_test/asked.ipynb')")
+    scope = partial(conftest.RunsAndFiles._split_scope, None)
+    asked, other, lonely = (
+        f"tests/test_notebooks.py::test_smoke_run[{name}.ipynb]"
+        for name in ("hw9_test/asked", "hw9_test/other", "hw8_test/lonely")
+    )
+    assert scope(asked) == scope("tests/test_hw9_test.py::test_rows[1]") == "tests/test_hw9_test.py"
+    assert scope(other) == other and scope(lonely) == lonely
+    assert scope("tests/test_notebooks.py::test_x") == "tests/test_notebooks.py"
 
 
 @pytest.mark.parametrize(
@@ -249,34 +266,70 @@ def test_a_notebook_over_the_cap_is_not_published(tmp_path: Path, monkeypatch) -
     assert target.read_text() == "before"
 
 
-def test_notebooks_are_published_after_the_last_run_even_if_that_fails(monkeypatch) -> None:
-    first, second = (runner.ROOT / "hw5_export" / f"{name}.ipynb" for name in ("export", "fastest"))
-    done = []
+@pytest.fixture
+def course(tmp_path: Path, monkeypatch) -> list[str]:
+    """A repository of three notebooks; what was done to them. ``b`` fails while ``broken`` exists."""
+    done: list[str] = []
+    (tmp_path / "hw9_test").mkdir()
+    for name in "abc":
+        cell = nbformat.v4.new_code_cell("SMOKE = False", metadata={"tags": ["parameters"]})
+        document = nbformat.v4.new_notebook(cells=[cell], metadata={"modelcompression": {"minutes": 2}})
+        nbformat.write(document, tmp_path / "hw9_test" / f"{name}.ipynb")
 
     def execute(notebook: Path, smoke: bool) -> Path:
         done.append(f"run {notebook.stem}")
-        if notebook == second:
+        if notebook.stem == "b" and (tmp_path / "broken").exists():
             raise runner.RunnerError("a cell failed")
-        return notebook
+        (tmp_path / "executed").mkdir(exist_ok=True)
+        return Path(shutil.copy(notebook, tmp_path / "executed" / f"hw9_test_{notebook.name}"))
 
-    monkeypatch.setattr(runner, "notebooks", lambda homework: [first, second])
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr(runner, "EXECUTED", tmp_path / "executed")
     monkeypatch.setattr(runner, "_fetch_assets", lambda needed: None)
     monkeypatch.setattr(runner, "execute", execute)
     monkeypatch.setattr(runner, "publish", lambda copy, notebook: done.append(f"publish {notebook.stem}"))
-    with pytest.raises(runner.RunnerError, match="a cell failed"):
-        runner.run("hw5_export", publishing=True)
-    assert done == ["run export", "run fastest", "publish export"]
-
-
-def test_only_publishing_changes_a_table(monkeypatch) -> None:
-    done = []
-    monkeypatch.setattr(runner, "_fetch_assets", lambda needed: None)
-    monkeypatch.setattr(runner, "execute", lambda notebook, smoke: notebook)
-    monkeypatch.setattr(runner, "publish", lambda copy, notebook: done.append("publish"))
     monkeypatch.setattr(runner, "_send", lambda: done.append("send"))
-    monkeypatch.setattr(runner, "_results", lambda script, arguments: done.append((script, *arguments)))
-    runner.run("hw1_baseline")
-    runner.run("hw1_baseline", smoke=True)
-    runner.run("hw1_baseline", publishing=True)
-    published = ["publish", "send", ("aggregate.py", "--print", "hw1_baseline")]
-    assert done == [("show.py", "hw1_baseline"), *published]
+    monkeypatch.setattr(runner, "_results", lambda script, arguments: done.append(script))
+    monkeypatch.setattr(runner, "commit", lambda: "c0ffee")
+    monkeypatch.setenv("MC_CAMPAIGN", "")
+    return done
+
+
+def test_notebooks_are_published_after_the_last_run_even_if_that_fails(course, tmp_path) -> None:
+    (tmp_path / "broken").touch()
+    with pytest.raises(runner.RunnerError, match="a cell failed"):
+        runner.run("hw9_test", publishing=True)
+    assert course == ["run a", "run b", "publish a"]
+
+
+def test_a_campaign_goes_on_where_it_was_cut_off_and_publishes_all_or_nothing(
+    course, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "broken").touch()
+    with pytest.raises(runner.RunnerError, match="a cell failed"):
+        runner.run("all", publishing=True)
+    (tmp_path / "broken").unlink()
+    runner.run("all", publishing=True)
+    published = ["publish a", "publish b", "publish c", "send", "aggregate.py"]
+    assert course == ["run a", "run b", "run b", "run c", *published]
+    course.clear()
+    monkeypatch.setattr(runner, "commit", lambda: "another")
+    runner.run("all", publishing=True)
+    assert course == ["run a", "run b", "run c", *published]
+    said = capsys.readouterr().out
+    assert "[1 of 3] hw9_test/a, after 0 min, about 6 min to go" in said
+    assert "[3 of 3] hw9_test/c, after 0 min, about 0 min to go" in said
+
+
+def test_changes_that_are_not_committed_are_no_campaign(course, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "commit", lambda: "c0ffee-dirty")
+    with pytest.raises(runner.RunnerError, match="commit your changes first"):
+        runner.run("all", publishing=True)
+    assert course == []
+
+
+def test_only_publishing_changes_a_table(course) -> None:
+    runner.run("hw9_test/a")
+    runner.run("hw9_test/a", smoke=True)
+    runner.run("hw9_test/a", publishing=True)
+    assert course == ["run a", "show.py", "run a", "run a", "publish a", "send", "aggregate.py"]

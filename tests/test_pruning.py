@@ -97,6 +97,19 @@ def test_more_rounds_cost_less() -> None:
     assert error(often, weight, found) < 0.9 * error(once, weight, found)
 
 
+def test_of_two_alike_inputs_the_larger_weight_may_be_the_cheaper() -> None:
+    # What hw3 says of things to try: the more the twins differ, the less one makes up for the other.
+    generator = torch.Generator().manual_seed(0)
+    first, noise, third = torch.randn(3, 2000, generator=generator, dtype=torch.float64)
+    weight, everything = torch.tensor([[0.5, 0.6, 0.3]]), torch.ones(1, 3, dtype=torch.bool)
+    cheapest = []
+    for difference in (0.3, 2.0):
+        x = torch.stack([first, first + difference * noise, third], 1)
+        costs = pruning.refit(weight, everything, statistics(x.T @ x / len(x), 1)).costs[0]
+        cheapest.append(int(costs.argmin()))
+    assert cheapest[0] != 2 and cheapest[1] == 2
+
+
 def test_independent_inputs_of_equal_energy_are_pruned_by_magnitude() -> None:
     weight = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
     found = statistics(torch.eye(10), 4)
@@ -161,21 +174,6 @@ def test_layers_that_do_not_divide_stay_dense() -> None:
         assert (pruned["first"] != 0).all() and (pruned["second"] == 0).any()
 
 
-# --- shares by rule ---------------------------------------------------------------------------
-
-
-def test_lamp_scores_match_the_definition() -> None:
-    scores = pruning.lamp({"x": torch.tensor([[3.0, -1.0, 2.0]])})["x"]
-    assert scores[0].tolist() == pytest.approx([9 / 9, 1 / 14, 4 / 13])
-
-
-def test_scaled_shares_meet_the_mean_and_never_exceed_one() -> None:
-    sizes = {"small": 10, "large": 1000}
-    found = pruning.scaled({"small": 0.1, "large": 0.9}, sizes, 0.5)
-    assert found["small"] == 0
-    assert (found["large"] * 1000) / 1010 == pytest.approx(0.5)
-
-
 # --- wishes that cannot be met ----------------------------------------------------------------
 
 
@@ -196,13 +194,13 @@ def test_wrong_wishes_are_refused_in_one_line() -> None:
 @pytest.fixture(scope="module")
 def measured(weights, report_set) -> tuple[nn.Module, dict[str, Statistics]]:
     model = load_yolo(weights)
-    photographs = (to_batch(letterbox(s.path, 320)[0]) for s in report_set.first(6).samples)
-    return model, sensitivity.collect(model, photographs, positions=400)
+    photographs = (to_batch(letterbox(s.path, 320)[0]) for s in report_set.first(3).samples)
+    return model, sensitivity.collect(model, photographs, positions=200)
 
 
 def test_second_order_zeros_move_the_detections_less_than_magnitude(measured, report_set) -> None:
     model, found = measured
-    matrices = pruning.matrices(model)
+    matrices = {name: weight for name, weight in pruning.matrices(model).items() if weight.shape[1] < 600}
     x = torch.from_numpy(to_batch(letterbox(report_set.samples[0].path, 320)[0]))
 
     def distance(pruned: dict[str, torch.Tensor]) -> float:
@@ -218,8 +216,8 @@ def test_second_order_zeros_move_the_detections_less_than_magnitude(measured, re
     assert distance(second_order) < 0.3 * distance(by_magnitude)
 
 
-def test_zeros_survive_the_packed_file_exactly(measured, tmp_path) -> None:
-    model, _ = measured
+def test_zeros_survive_the_packed_file_exactly(weights, tmp_path) -> None:
+    model = load_yolo(weights)
     matrices = pruning.matrices(model)
     kept = pruning.cheapest({n: torch.rand(w.shape) for n, w in matrices.items()}, 0.5)
     pruned = pruning.insert(

@@ -31,10 +31,11 @@ def kmeans(
 ) -> np.ndarray:
     """Centroids of one-dimensional k-means.
 
-    In one dimension clusters are intervals, and dynamic programming finds the best ones exactly (Fisher
-    1958; Wang & Song 2011, "Ckmeans.1d.dp"). Here it runs on at most ``CELLS`` cells of the values' range;
-    Lloyd's iterations (1982) on the values themselves move the borders to where they belong. There is no
-    random start, and the largest layer of YOLOv8n takes a fraction of a second.
+    In one dimension clusters are intervals, and dynamic programming finds the best ones (Fisher 1958; Wang &
+    Song 2011, "Ckmeans.1d.dp"). It would be exact on single values. Here it runs on cells of values, which is
+    faster and nearly as good: ``CELLS`` of equal width, for the tails, cut further at ``CELLS`` quantiles,
+    for the middle. Lloyd's iterations (1982) on the values then move the borders to where they belong.
+    There is no random start, and the largest layer of YOLOv8n takes about a second.
 
     Args:
         values: numbers, of any shape.
@@ -83,10 +84,10 @@ def assign(values: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 
 def _optimal(values: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
-    """The k centroids of least squared error on a grid of cells of the range, by dynamic programming."""
-    cells = np.unique(
-        ((values - values[0]) / (values[-1] - values[0]) * CELLS).astype(int), return_inverse=True
-    )[1]
+    """The k centroids of least squared error on cells of ascending values, by dynamic programming."""
+    width = ((values - values[0]) / (values[-1] - values[0]) * CELLS).astype(int)
+    rank = np.arange(len(values)) * CELLS // len(values)
+    cells = np.unique(width + rank, return_inverse=True)[1]
     sums = [np.concatenate([[0], np.cumsum(np.bincount(cells, weights * values**p))]) for p in range(3)]
     mass, moment, energy = (np.subtract.outer(s, s).T for s in sums)  # [i, j]: of cells i … j - 1
     cost = energy - np.square(moment) / np.where(mass > 0, mass, 1)

@@ -1,102 +1,39 @@
 """Repair by distillation: a compressed model learns to detect what the original detects. No labels.
 
 The loss is :func:`.distance.distance`, the divergence between both models' detections (Hinton et al. 2015,
-https://arxiv.org/abs/1503.02531, with the box distributions of Li et al. 2020). A few hundred photographs are
-soon known by heart, so they are seen in mosaics, at random scales, mirrored and in changed colours.
+https://arxiv.org/abs/1503.02531, with the box distributions of Li et al. 2020), on the pictures of an
+:class:`.album.Album`. It differs from :mod:`.healing` in what it leaves out: layers that compression has not
+touched are not trained, and what they make of a picture is computed once for several steps. That pays on a
+CPU. It has a budget of steps only, and a weight may go anywhere, grid or not.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from torch import nn
 
 from ..errors import ModelCompressionError
 from ..network import convolutions, sources
+from .album import Album
 from .distance import distance
 
 WARM_UP = 20
 REMEMBERED = 24  # batches
-MOSAIC_SHARE = 0.5
-SCALES = 0.5, 1.2
-COLOUR = 0.2
-GREY = 114
 
 
 class DistillationError(ModelCompressionError, ValueError):
     """Distillation cannot start; the message says why."""
 
 
-class Photographs:
-    """Augmented batches of photographs, all kept in memory, none larger than ``size``.
-
-    Args:
-        paths: of images.
-        size: side of the square inputs in pixels.
-        seed: the same seed gives the same batches.
-    """
-
-    def __init__(self, paths: Sequence[Path], size: int = 512, seed: int = 0) -> None:
-        if not paths:
-            raise DistillationError("distillation needs at least one photograph")
-        self.size = size
-        self._random = np.random.default_rng(seed)
-        self._images = [_loaded(path, size) for path in paths]
-
-    def batch(self, count: int) -> torch.Tensor:
-        """(count, 3, size, size) float32 in 0…1, RGB."""
-        images = np.stack([self._one() for _ in range(count)])
-        return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
-
-    def _one(self) -> np.ndarray:
-        size, random = self.size, self._random
-        canvas = np.full((size, size, 3), GREY, np.uint8)
-        if random.random() < MOSAIC_SHARE:
-            y, x = (random.uniform(0.3, 0.7, 2) * size).astype(int)
-            for part in (canvas[:y, :x], canvas[:y, x:], canvas[y:, :x], canvas[y:, x:]):
-                self._place(part)
-        else:
-            self._place(canvas)
-        gains = 1 + random.uniform(-COLOUR, COLOUR) + random.uniform(-COLOUR, COLOUR, 3) / 2
-        return np.clip(canvas * gains, 0, 255).astype(np.uint8)
-
-    def _place(self, canvas: np.ndarray) -> None:
-        """Put a random photograph somewhere onto a canvas, cut where it does not fit."""
-        image = self._images[self._random.integers(len(self._images))]
-        if self._random.random() < 0.5:
-            image = np.ascontiguousarray(image[:, ::-1])
-        image = _scaled(image, self._random.uniform(*SCALES))
-        room = np.array(canvas.shape[:2]) - image.shape[:2]
-        y, x = (self._random.integers(min(0, r), max(0, r) + 1) for r in room)
-        target = canvas[max(0, y) :, max(0, x) :]
-        source = image[max(0, -y) :, max(0, -x) :]
-        height, width = np.minimum(target.shape[:2], source.shape[:2])
-        target[:height, :width] = source[:height, :width]
-
-
-def _loaded(path: Path, size: int) -> np.ndarray:
-    image = cv2.imread(str(path))
-    if image is None:
-        raise DistillationError(f"{path} is no readable image")
-    return _scaled(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size / max(image.shape[:2]))
-
-
-def _scaled(image: np.ndarray, factor: float) -> np.ndarray:
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=method)
-
-
 def distill(
     student: nn.Module,
     teacher: nn.Module,
-    photographs: Photographs,
+    album: Album,
     steps: int,
     rate: float = 1e-3,
     batch: int = 8,
@@ -112,7 +49,7 @@ def distill(
     Args:
         student: ultralytics' detection model in evaluation mode, BatchNorm folded; it is not changed.
         teacher: the original, likewise.
-        photographs: what both look at.
+        album: what both look at, on the CPU; what it holds out is not used.
         steps: of the optimiser.
         rate: largest step, relative to the root mean square of a tensor's weights.
         batch: photographs a step.
@@ -139,7 +76,7 @@ def distill(
         for group in optimiser.param_groups:
             group["lr"] = rate * group["size"] * _schedule(step, steps)
         if step % uses == 0:
-            seen = _seen(teacher, first, photographs.batch(batch))
+            seen = _seen(teacher, first, album.batch(step, batch))
             remembered = [*remembered, seen][-REMEMBERED if uses > 1 else -1 :]
         shared, wanted = remembered[int(torch.randint(len(remembered), (), generator=generator))]
         with torch.enable_grad():

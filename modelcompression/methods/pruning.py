@@ -198,28 +198,6 @@ def cheapest(costs: Weights, share: float) -> dict[str, torch.Tensor]:
     return {name: ~part.reshape(cost.shape) for (name, cost), part in zip(costs.items(), parts, strict=True)}
 
 
-def cheapest_of_each_layer(shares: Mapping[str, float]) -> Pattern:
-    """A pattern that takes from each layer its own share, scaled so that the total is met."""
-
-    def pattern(costs: Weights, share: float) -> dict[str, torch.Tensor]:
-        sizes = {name: cost.numel() for name, cost in costs.items()}
-        found = scaled(shares, sizes, share)
-        return {name: cheapest({name: cost}, found[name])[name] for name, cost in costs.items()}
-
-    return pattern
-
-
-def scaled(shares: Mapping[str, float], sizes: Mapping[str, int], mean: float) -> dict[str, float]:
-    """Shares whose *kept* parts are scaled by one factor, none above 1, to a given mean of zeros."""
-    low, high = 0.0, 1e6
-    for _ in range(100):
-        factor = (low + high) / 2
-        kept = {name: min(1.0, factor * (1 - share)) for name, share in shares.items()}
-        total = sum(kept[name] * size for name, size in sizes.items()) / sum(sizes.values())
-        low, high = (factor, high) if total < 1 - mean else (low, factor)
-    return {name: 1 - value for name, value in kept.items()}
-
-
 def blocks(rows: int, inputs: int, kernels: Mapping[str, int]) -> Pattern:
     """A pattern of whole blocks: ``rows`` output channels × ``inputs`` input channels go together.
 
@@ -271,33 +249,6 @@ def _blocked(matrix: torch.Tensor, rows: int, inputs: int, kernel: int) -> torch
     if matrix.shape[0] % rows or channels % inputs:
         return None
     return matrix.reshape(matrix.shape[0] // rows, rows, channels // inputs, inputs, kernel)
-
-
-def lamp(weights: Weights) -> dict[str, torch.Tensor]:
-    """Scores to remove weights by across layers: w² over the sum of those in the layer not smaller.
-
-    Lee et al. 2021, "Layer-adaptive share_of_zeros for the magnitude-based pruning", eq. 4.
-    """
-    found = {}
-    for name, weight in weights.items():
-        squares, order = weight.double().square().flatten().sort(descending=True, stable=True)
-        scores = torch.empty_like(squares)
-        scores[order] = squares / squares.cumsum(0)
-        found[name] = scores.reshape(weight.shape)
-    return found
-
-
-def erdos_renyi(model: nn.Module) -> dict[str, float]:
-    """Zeros of each layer by the Erdős-Rényi-kernel rule, to be :func:`scaled`.
-
-    The kept share is proportional to ``(out + in + k + k) / (out · in · k · k)`` (Evci et al. 2020, "Rigging
-    the lottery", section 3).
-    """
-    found = {}
-    for name, module in convolutions(model).items():
-        shape = module.weight.shape
-        found[name] = 1 - sum(shape) / module.weight.numel()
-    return found
 
 
 def _check(weights: Weights, statistics: Mapping[str, Statistics], share: float) -> None:

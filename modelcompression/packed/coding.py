@@ -96,7 +96,7 @@ class Coder:
         source.finish()
         return symbols
 
-    def _run(self, stream: _Sink | _Source, symbols: np.ndarray, group: int) -> None:
+    def _run(self, stream: _Sink | _Source | _Meter, symbols: np.ndarray, group: int) -> None:
         """Both directions: a sink reads ``symbols``, a source fills them in."""
         rows, columns = symbols.shape
         magnitude = MAGNITUDES[self._classes(stream, symbols)]
@@ -111,7 +111,7 @@ class Coder:
             seen += np.abs(block).sum(0)
             expected += magnitude[start : start + step].sum()
 
-    def _classes(self, stream: _Sink | _Source, symbols: np.ndarray) -> np.ndarray:
+    def _classes(self, stream: _Sink | _Source | _Meter, symbols: np.ndarray) -> np.ndarray:
         """(R,) index into ``CLASSES`` of each row."""
         mean = np.abs(symbols).mean(1)
         indices = np.rint(2 * np.log2(mean + 1 / 16)).astype(np.int64) - CLASSES[0]
@@ -123,7 +123,7 @@ class Coder:
         np.add.at(self._class_counts, differences, 32)
         return indices
 
-    def _block(self, stream: _Sink | _Source, block: np.ndarray, expected: np.ndarray) -> None:
+    def _block(self, stream: _Sink | _Source | _Meter, block: np.ndarray, expected: np.ndarray) -> None:
         contexts = np.searchsorted(THRESHOLDS, expected.ravel(), side="right").astype(np.int8)
         order = np.argsort(contexts, kind="stable")
         ends = np.cumsum(np.bincount(contexts, minlength=len(self._counts)))
@@ -152,6 +152,39 @@ class Coder:
         result = np.empty_like(values)
         result[order] = values
         block[:] = result.reshape(block.shape)
+
+
+def information(row: np.ndarray) -> np.ndarray:
+    """(n,) bits that each integer of a row takes at the start of a file, -log2 of its probability there.
+
+    What tells the row's mean magnitude comes on top: a few bits a row.
+
+    Args:
+        row: (n,) integers of a mean magnitude below ``RAW_FROM``, none beyond ±``LARGEST``.
+
+    Raises:
+        CodingError: other integers.
+    """
+    coder, meter = Coder(), _Meter()
+    _check((1, len(row)), 1)
+    coder._run(meter, np.array(row, np.int64)[None], 1)
+    return meter.bits[1]
+
+
+class _Meter:
+    """An encoder's end that only counts: what each symbol would take."""
+
+    def __init__(self) -> None:
+        self.bits: list[np.ndarray] = []
+
+    def code(self, symbols: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        self.bits.append(-np.log2(counts[symbols] / counts.sum()))
+        return symbols
+
+    def raw(self, symbols: np.ndarray, bits: int) -> np.ndarray:
+        if len(symbols):
+            raise CodingError("the integers are too large to be counted one by one")
+        return symbols
 
 
 class _Sink:
