@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import cv2
 import matplotlib.pyplot as plt
@@ -114,7 +115,7 @@ def picture(
         for place, other in zip(axes[1:], others.values(), strict=True):
             _draw(place, sample, changes(found, other.detections[row]), names)
     for axes, title in zip(grid[0], ["original", *others], strict=True):
-        axes.set_title(title, fontsize=11)
+        axes.set_title(fill(title, round(10 * width)), fontsize=11)
     _legend(figure, ", ".join(CREDITS[sample.path.stem] for sample in samples))
     return as_jpeg(closed(figure))
 
@@ -138,16 +139,21 @@ def _draw(
         )
         if change.kind == "same":
             continue
-        y = _free(max(y1, 0.06 * sample.height), x1, labels, sample)
+        y = _free(max(y1, _label_height(sample)), x1, labels, sample)
         axes.text(
             max(0, x1), y, names[change.category], fontsize=LABEL, color="white", va="bottom", clip_on=True,
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
         )  # fmt: skip
 
 
+def _label_height(sample: Sample) -> float:
+    """In pixels of the photograph, where the picture has three columns; less room is needed with fewer."""
+    return 0.065 * max(sample.width, sample.height / 1.25)
+
+
 def _free(y: float, x: float, labels: list[tuple[float, float]], sample: Sample) -> float:
     """The nearest height below ``y`` at which a label hides no other one; noted in ``labels``."""
-    step = 0.065 * sample.height
+    step = _label_height(sample)
     while any(abs(x - left) < 0.22 * sample.width and abs(y - base) < step for left, base in labels):
         y += step
     labels.append((x, y))

@@ -76,10 +76,10 @@ def waterfall(start: str, milliseconds: float, speedups: dict[str, float]) -> Fi
         axes.bar(step, change, bottom=min(before, after), width=0.62, color=colour, alpha=0.35)
         axes.plot([step - 1.31, step + 0.31], [before] * 2, color="#999999", linewidth=0.8)
         label = f"{before / after:.2f}×\n{'−' if faster else '+'}{change:.1f} ms"
-        axes.text(step, max(before, after), label, ha="center", va="bottom", fontsize=8, color=colour)
+        axes.text(step, max(before, after), label, ha="center", va="bottom", fontsize=9, color=colour)
     for step, time in enumerate(times):
         axes.text(step, time / 2, f"{time:.1f}", ha="center", va="center", fontsize=9, color="white")
-    axes.set_xticks(range(len(times)), [start, *speedups], fontsize=8)
+    axes.set_xticks(range(len(times)), [start, *speedups], fontsize=9)
     axes.set(ylabel="ms a forward pass", ylim=(0, 1.18 * times.max()))
     return closed(figure)
 

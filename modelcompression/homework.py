@@ -90,7 +90,7 @@ class Homework:
         self.images, self.calibration = report_and_calibration(n_images)
         if smoke:
             self.images, self.calibration = self.images.first(6), self.calibration.first(4)
-        self.pairs, self.resamples = (4, 50) if smoke else (30, 500)
+        self.pairs, self.resamples = (1, 50) if smoke else (30, 500)
         self.measurements: dict[str, Measurement] = {}
         self._banner()
         self.tracker = Tracker(name, self._tags())

@@ -15,6 +15,11 @@ def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     }
 
 
+def depthwise(module: nn.Conv2d) -> bool:
+    """Does it have one filter for each channel, which reads that channel alone?"""
+    return module.groups == module.in_channels == module.out_channels > 1
+
+
 def undecoded(model: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     """The head's raw outputs, logits: ``scores`` (N, classes, anchors) and ``boxes`` (N, 4 · bins, anchors).
 
@@ -33,10 +38,10 @@ def sources(layer: nn.Module) -> list[int]:
     return [layer.i - 1 if source == -1 else source for source in listed]
 
 
-def resize(module: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
+def resize(module: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     """Give a convolution other weights, possibly of other channel numbers."""
     module.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    module.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
-    if module.groups > 1:  # depthwise: a filter for each channel
+    module.bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=False)
+    if depthwise(module):
         module.groups = weight.shape[0]
     module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups

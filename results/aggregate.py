@@ -33,35 +33,45 @@ from rows import (
     read_rows,
     rows_of,
 )
-from tables import CAPTIONS, block, number
+from tables import CAPTIONS, answer, block, number
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKERS = "<!-- results:start -->", "<!-- results:end -->"
+MARKERS = "<!-- {}:start -->", "<!-- {}:end -->"
 
 
-def with_block(root: Path, readme: str, fresh: str) -> str:
-    """The README's text, what stands between its markers replaced by ``fresh``.
+def with_block(text: str, readme: str, name: str, fresh: str) -> str:
+    """A README's text, what stands between the two markers of that name replaced by ``fresh``.
 
     Raises:
-        ResultsError: the file or one of its two markers is missing, or a marker stands twice.
+        ResultsError: one of the markers is missing, or stands twice.
+    """
+    first, last = (marker.format(name) for marker in MARKERS)
+    for marker in (first, last):
+        if text.count(marker) != 1:
+            raise ResultsError(f"{readme} must contain '{marker}' once, not {text.count(marker)} times")
+    start, end = text.index(first) + len(first), text.index(last)
+    if start > end:
+        raise ResultsError(f"{readme} has '{last}' before '{first}': swap them")
+    return text[:start] + "\n" + fresh + "\n" + text[end:]
+
+
+def readme_of(root: Path, readme: str, rows: pd.DataFrame, original: pd.DataFrame) -> str:
+    """A README with both of its blocks as results.csv wants them.
+
+    Raises:
+        ResultsError: it is missing, or a marker is.
     """
     path = root / readme
     if not path.exists():
         raise ResultsError(f"{readme} is missing: restore it with git checkout")
-    text = path.read_text(encoding="utf8")
-    for marker in MARKERS:
-        if text.count(marker) != 1:
-            raise ResultsError(f"{readme} must contain '{marker}' once, not {text.count(marker)} times")
-    start, end = text.index(MARKERS[0]) + len(MARKERS[0]), text.index(MARKERS[1])
-    if start > end:
-        raise ResultsError(f"{readme} has '{MARKERS[1]}' before '{MARKERS[0]}': swap them")
-    return text[:start] + "\n" + fresh + "\n" + text[end:]
+    text = with_block(path.read_text(encoding="utf8"), readme, "answer", answer(rows, readme))
+    return with_block(text, readme, "results", block(rows, original, readme))
 
 
 def made_of(root: Path, rows: pd.DataFrame) -> dict[str, str]:
     """File name → text of all that is made of results.csv: READMEs, and with any row figures and page."""
     original = first_table(root)
-    files = {name: with_block(root, name, block(rows, original, name)) for name in CAPTIONS}
+    files = {name: readme_of(root, name, rows, original) for name in CAPTIONS}
     if len(rows):
         drawn = figures(rows)
         gallery = root / GALLERY

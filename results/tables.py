@@ -64,7 +64,7 @@ CAPTIONS = {
         "unseen, and the best of many is a little flattered: hence the confirmation. "
         "[Tests](tests/test_accuracy.py) hold the metrics against ultralytics' own validation and COCOeval.",
         "gallery": "What the original, the smallest and the fastest model see (loss ≤ 3 %), each named above "
-        "its column, on photographs of the public domain",
+        "its column: only what differs from the original is labelled",
         "more": "[results/report.html](results/report.html) has every column of every run, to sort and to "
         "filter: download it and open it in a browser, it needs no network.",
         "all": "### All experiments",
@@ -126,7 +126,7 @@ CAPTIONS = {
         "нужно подтверждение. [Тесты](tests/test_accuracy.py) сверяют метрики с собственной валидацией "
         "ultralytics и с COCOeval.",
         "gallery": "Что видят исходная, наименьшая и самая быстрая модели (потеря ≤ 3 %), каждая названа над "
-        "своим столбцом, на фотографиях из общественного достояния",
+        "своим столбцом; подписано только то, что отличается от исходной",
         "more": "В [results/report.html](results/report.html) – все столбцы всех запусков, с сортировкой и "
         "фильтром: скачайте и откройте в браузере, сеть не нужна.",
         "all": "### Все эксперименты",
@@ -160,8 +160,26 @@ CAPTIONS = {
 }
 
 
+def answer(rows: pd.DataFrame, readme: str) -> str:
+    """Markdown of a README's first screen: what one gains, and what one loses.
+
+    Nothing before the first compressed model. Arguments as of ``block``.
+    """
+    say = CAPTIONS[readme]
+    if rows.empty:
+        return ""
+    shown = headline(rows)
+    if shown["map50_95_delta"].isna().all():
+        return ""
+    known = is_confirmed(shown)
+    looked_at = shown.loc[known, CONFIRMED_IMAGES].min() if known.any() else _images(shown)
+    how = say["confirmed" if known.any() else "unconfirmed"].format(images=f"{looked_at:.0f}")
+    gain = say["gain"].format(**machine_of(machines(rows)[0]))
+    return "\n" + "\n\n".join([gain, _goal_table(shown, say, ANSWERS, True), how]) + "\n"
+
+
 def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
-    """Markdown between the markers of one README.
+    """Markdown of one README's results.
 
     Args:
         rows: results.csv.
@@ -173,9 +191,9 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
         return f"\n{say['empty']}\n"
     published, *others = machines(rows)
     shown = headline(rows)
-    images = int(shown["images"].mode()[0])
+    images = _images(shown)
     parts = [
-        *_at_a_glance(shown, published, images, say),
+        *_trust(shown, images, say),
         *(f"![{say['figures'][name]}]({path})" for name, path in FIGURES.items()),
         f"{say['gallery']}:",
         f"![{say['gallery']}]({GALLERY})",
@@ -194,22 +212,25 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
     return "\n" + "\n\n".join(parts) + "\n"
 
 
-def _at_a_glance(shown: pd.DataFrame, published: pd.DataFrame, images: int, say: dict) -> list[str]:
-    """What one gains, what one loses, whether to trust it; nothing before the first compressed model."""
+def _images(shown: pd.DataFrame) -> int:
+    """How many photographs most rows were measured on."""
+    return int(shown["images"].mode()[0])
+
+
+def _trust(shown: pd.DataFrame, images: int, say: dict) -> list[str]:
+    """Whether to believe the tables; nothing before the first compressed model."""
     width = (shown["map50_95_delta_hi"] - shown["map50_95_delta_lo"]).dropna()
     if width.empty:
         return []
-    known = is_confirmed(shown)
-    looked_at = f"{shown.loc[known, CONFIRMED_IMAGES].min():.0f}" if known.any() else str(images)
     telling = width[width > SAME_OUTPUT]
-    trust = say["trust"].format(
-        images=images,
-        same=(shown["map50_95_delta_hi"] >= 0).sum(),
-        count=len(width),
-        half=number(100 * (telling if len(telling) else width).median() / 2, ".1f"),
-    )
-    how = say["confirmed" if known.any() else "unconfirmed"].format(images=looked_at)
-    return [say["gain"].format(**machine_of(published)), _goal_table(shown, say, ANSWERS, True), how, trust]
+    return [
+        say["trust"].format(
+            images=images,
+            same=(shown["map50_95_delta_hi"] >= 0).sum(),
+            count=len(width),
+            half=number(100 * (telling if len(telling) else width).median() / 2, ".1f"),
+        )
+    ]
 
 
 def _goal_table(

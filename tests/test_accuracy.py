@@ -113,6 +113,16 @@ def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> N
     assert report.map50 == pytest.approx(theirs.map50, abs=0.005)
 
 
+def test_the_mean_over_thresholds_is_the_main_metric(report) -> None:
+    thresholds, precision = report.map_by_iou
+    assert thresholds[0] == 0.5 and precision[0] == pytest.approx(report.map50)
+    assert precision.mean() == pytest.approx(report.map50_95) and precision[-1] < precision[0]
+    nothing = accuracy.Evaluation(
+        report.images, [np.empty((0, 6))], [np.empty((0, 10), bool)], report.targets
+    )
+    assert nothing.map_by_iou[1].tolist() == [0] * 10
+
+
 def test_agrees_with_cocoeval(report, report_set) -> None:
     # On a handful of demo photos one missed object moves the metric by more than on 140.
     tolerance = 0.004 if len(report_set) >= 140 else 0.02

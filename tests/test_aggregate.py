@@ -48,7 +48,8 @@ FIRM = {
     **{"confirmed_latency_ms": 10.0, "confirmed_baseline_latency_ms": 18.0},
     **{"confirmed_pipeline_ms": 20.0, "confirmed_baseline_pipeline_ms": 30.0},
 }  # what confirm adds
-EMPTY = "# Title\n\n{}\nold\n{}\n\nThe end.\n"
+ANSWER, RESULTS = ([marker.format(name) for marker in MARKERS] for name in ("answer", "results"))
+EMPTY = "# Title\n\n{}\nold\n{}\n\nText.\n\n{}\nold\n{}\n\nThe end.\n".format(*ANSWER, *RESULTS)
 
 
 def run(experiment: str = "ONNX", minute: int = 0, **changes: object) -> dict:
@@ -81,7 +82,7 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "results").mkdir()
     (tmp_path / FIRST_TABLE).write_bytes((aggregate.ROOT / FIRST_TABLE).read_bytes())
     for name in CAPTIONS:
-        (tmp_path / name).write_text(EMPTY.format(*MARKERS), encoding="utf8")
+        (tmp_path / name).write_text(EMPTY, encoding="utf8")
     return tmp_path
 
 
@@ -243,7 +244,7 @@ def test_both_languages_hold_the_same_numbers(root) -> None:
 def test_what_surrounds_the_tables_stays(root) -> None:
     regenerate(root, runs(run()))
     text = (root / "README.md").read_text(encoding="utf8")
-    assert text.startswith(f"# Title\n\n{MARKERS[0]}\n") and text.endswith(f"\n{MARKERS[1]}\n\nThe end.\n")
+    assert text.startswith(f"# Title\n\n{ANSWER[0]}\n") and text.endswith(f"\n{RESULTS[1]}\n\nThe end.\n")
     assert "\nold\n" not in text
 
 
@@ -270,10 +271,10 @@ def test_check_notices_one_digit_and_a_missing_figure(root) -> None:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ("no markers", "must contain '<!-- results:start -->' once, not 0 times"),
-        (MARKERS[0], "must contain '<!-- results:end -->' once, not 0 times"),
-        (EMPTY.format(*MARKERS) * 2, "once, not 2 times"),
-        (EMPTY.format(*reversed(MARKERS)), "swap them"),
+        ("no markers", "must contain '<!-- answer:start -->' once, not 0 times"),
+        ("".join(ANSWER) + RESULTS[0], "must contain '<!-- results:end -->' once, not 0 times"),
+        (EMPTY * 2, "once, not 2 times"),
+        ("".join(reversed(ANSWER)), "swap them"),
         (None, "README.ru.md is missing"),
     ],
 )

@@ -39,7 +39,10 @@ def test_ratio_of_known_durations() -> None:
 def test_passes_alternate_after_the_warm_up() -> None:
     calls: list[str] = []
     time_pairs(Sleeper(0, calls, "a"), Sleeper(0, calls, "b"), BATCH, pairs=3)
-    assert "".join(calls) == "aaaaabbbbb" + "aabb" * 3
+    assert "".join(calls) == "aaabbb" + "aabb" * 3
+    calls.clear()
+    time_pairs(Sleeper(0, calls, "a"), Sleeper(0, calls, "b"), BATCH, pairs=7)
+    assert "".join(calls) == "aaaaabbbbb" + "aabb" * 7
 
 
 COUNT_FAULTS = """

@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import conftest
 import nbformat
 import pytest
 
@@ -83,6 +85,21 @@ def test_smoke_run(path: Path, smoke_run) -> None:
     found = smoke_run(path)
     assert all(cell.execution_count for cell in found.document.cells if cell.cell_type == "code")
     assert len(found.rows) and (found.rows["tags.smoke"] == "true").all()
+
+
+def test_a_run_shares_the_process_of_its_homeworks_own_tests(tmp_path: Path, monkeypatch) -> None:
+    """Or two processes would execute the same notebook."""
+    monkeypatch.setattr(conftest, "ROOT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_hw9_test.py").write_text("smoke_run(ROOT / 'hw9_test/asked.ipynb')")
+    scope = partial(conftest.RunsAndFiles._split_scope, None)
+    asked, other, lonely = (
+        f"tests/test_notebooks.py::test_smoke_run[{name}.ipynb]"
+        for name in ("hw9_test/asked", "hw9_test/other", "hw8_test/lonely")
+    )
+    assert scope(asked) == scope("tests/test_hw9_test.py::test_rows[1]") == "tests/test_hw9_test.py"
+    assert scope(other) == other and scope(lonely) == lonely
+    assert scope("tests/test_notebooks.py::test_x") == "tests/test_notebooks.py"
 
 
 @pytest.mark.parametrize(

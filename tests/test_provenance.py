@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "results"))
 from test_aggregate import EMPTY, FIRM, INTEL, METRICS, run
 
 import aggregate
-from aggregate import CAPTIONS, MARKERS, check, regenerate
+from aggregate import CAPTIONS, check, regenerate
 from gallery import signed
 from rows import BASELINE, CSV, FIGURES, FIRST_TABLE, GALLERY, ResultsError, headline, read_rows
 
@@ -66,7 +66,7 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "results/figures").mkdir(parents=True)
     (tmp_path / FIRST_TABLE).write_bytes((ROOT / FIRST_TABLE).read_bytes())
     for name in CAPTIONS:
-        (tmp_path / name).write_text(EMPTY.format(*MARKERS), encoding="utf8")
+        (tmp_path / name).write_text(EMPTY, encoding="utf8")
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message", "all")

@@ -98,7 +98,7 @@ def test_more_rounds_cost_less() -> None:
 
 
 def test_of_two_alike_inputs_the_larger_weight_may_be_the_cheaper() -> None:
-    # What hw3's table of things to try promises: the more the twins differ, the less one makes up for the other.
+    # What hw3 says of things to try: the more the twins differ, the less one makes up for the other.
     generator = torch.Generator().manual_seed(0)
     first, noise, third = torch.randn(3, 2000, generator=generator, dtype=torch.float64)
     weight, everything = torch.tensor([[0.5, 0.6, 0.3]]), torch.ones(1, 3, dtype=torch.bool)

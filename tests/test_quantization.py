@@ -1,33 +1,27 @@
 """The published numbers against their references, and the INT8 methods of homework 2 in small."""
 
 import csv
-import dataclasses
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import openvino
 import pytest
 from conftest import THREADS
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from modelcompression import ROOT, assets
 from modelcompression.detector import Detector, OnnxDetector, OpenVinoDetector
 from modelcompression.images import letterbox, to_batch
 from modelcompression.machine import cpu
-from modelcompression.measure import accuracy, footprint
-from modelcompression.methods import quantization
+from modelcompression.measure import accuracy, agreement, footprint
+from modelcompression.methods import qdq, quantization
 
 SIZE, CALIBRATION_IMAGES, JUDGED_IMAGES = 320, 8, 24
-HEAD_END = rf"{quantization.FLOAT_END}|^/model\.22/cv[23]\.\d/cv[23]\.\d\.2/"
+HEAD_END = [quantization.FLOAT_END, r"^/model\.22/cv[23]\.\d/cv[23]\.\d\.2/"]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -36,15 +30,6 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 REFERENCES = rows_of(Path(__file__).with_name("reference_metrics.csv"))
-
-
-class Photographs(CalibrationDataReader):
-    def __init__(self, batches: list[np.ndarray]) -> None:
-        self.remaining = iter(batches)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.remaining, None)
-        return None if batch is None else {"images": batch}
 
 
 @pytest.fixture(scope="module")
@@ -68,54 +53,27 @@ def openvino_int8(exported, calibration, tmp_path_factory) -> Path:
     return file
 
 
-def qdq(exported, photographs, folder: Path, kept: str | None) -> Path:
-    """The ONNX file in INT8, with the nodes whose name or output matches ``kept`` in float."""
-    nodes = onnx.load(exported["onnx"]).graph.node
-    names = [n.name for n in nodes if kept and (re.search(kept, n.name) or re.search(kept, n.output[0]))]
-    file = folder / "qdq.onnx"
-    quantize_static(
-        exported["onnx"],
-        file,
-        Photographs(photographs),
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=names,
-        extra_options={"CalibMovingAverage": True},
-    )
-    return file
+@pytest.fixture(scope="module")
+def prepared(exported, tmp_path_factory) -> Path:
+    return qdq.prepared_for_qdq(exported["onnx"], tmp_path_factory.mktemp("qdq") / "prepared.onnx")
 
 
 @pytest.fixture(scope="module")
-def onnx_int8(exported, photographs, tmp_path_factory) -> Path:
-    return qdq(exported, photographs, tmp_path_factory.mktemp("qdq"), HEAD_END)
+def onnx_int8(prepared, photographs) -> Path:
+    target = prepared.with_name("int8.onnx")
+    return qdq.static_int8(prepared, target, photographs, qdq.nodes_like(prepared, HEAD_END))
 
 
 @pytest.fixture(scope="module")
-def agreement(exported, report_set):
-    """A function: mAP50-95 of a detector when the float32 model's confident detections are the truth."""
+def truth(exported, report_set) -> assets.ImageSet:
+    """Photographs annotated with what the float32 model finds on them."""
     images = report_set.first(JUDGED_IMAGES)
-    reference = accuracy.evaluate(OpenVinoDetector(exported["fp32"], THREADS), images, SIZE, progress=False)
-    samples = []
-    for sample, found in zip(images.samples, reference.detections, strict=True):
-        sure = found[found[:, 4] > 0.25]
-        boxes, classes = sure[:, :4].astype(float), sure[:, 5].astype(int)
-        samples.append(dataclasses.replace(sample, boxes=boxes, classes=classes, areas=boxes[:, 0]))
-    judged = assets.ImageSet("agreement", tuple(samples))
-
-    def of(detector: Detector) -> float:
-        return accuracy.evaluate(detector, judged, SIZE, progress=False).map50_95
-
-    return of
+    detector = OpenVinoDetector(exported["fp32"], THREADS)
+    return agreement.as_truth(accuracy.evaluate(detector, images, SIZE, progress=False))
 
 
-def executed(file: Path, folder: Path) -> Counter:
-    """Operators that ONNX Runtime runs for a file, after its fusions."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / "executed.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(folder / "executed.onnx").graph.node)
+def agrees(detector: Detector, truth: assets.ImageSet) -> float:
+    return agreement.agreement(detector, truth, SIZE)
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda row: f"{row['experiment']}: {row['metric']}")
@@ -133,10 +91,10 @@ def test_references_name_the_cpu_they_come_from() -> None:
     assert all(row["cpu"] and row["isa"] for row in REFERENCES)
 
 
-def test_int8_in_openvino_detects_what_float32_does(openvino_int8, agreement) -> None:
+def test_int8_in_openvino_detects_what_float32_does(openvino_int8, truth) -> None:
     detector = OpenVinoDetector(openvino_int8, THREADS)
     assert detector.execution_precision == "int8, rest f32"
-    assert agreement(detector) > 0.85
+    assert agrees(detector, truth) > 0.85
 
 
 def test_what_is_named_stays_in_float_and_biases_only_change_if_corrected(exported, calibration) -> None:
@@ -165,10 +123,10 @@ def test_what_is_named_stays_in_float_and_biases_only_change_if_corrected(export
     assert any(not np.array_equal(a, b) for a, b in zip(original, biases(corrected), strict=True))
 
 
-def test_int8_in_onnx_runtime_detects_what_float32_does(onnx_int8, agreement) -> None:
+def test_int8_in_onnx_runtime_detects_what_float32_does(onnx_int8, truth) -> None:
     detector = OnnxDetector(onnx_int8, THREADS)
     assert detector.execution_precision == "int8, rest f32"
-    assert agreement(detector) > 0.85
+    assert agrees(detector, truth) > 0.85
 
 
 @pytest.mark.skipif(cpu().saturates, reason="without VNNI the fast sums of ONNX Runtime are other sums")
@@ -178,15 +136,41 @@ def test_exact_sums_change_no_output_where_the_cpu_does_not_saturate(onnx_int8, 
         assert np.array_equal(fast(batch), exact(batch))
 
 
-def test_one_scale_for_boxes_and_scores_wipes_out_the_scores(exported, photographs, tmp_path) -> None:
-    whole = OnnxDetector(qdq(exported, photographs, tmp_path, kept=None), THREADS)
+def test_one_scale_for_boxes_and_scores_wipes_out_the_scores(prepared, photographs, tmp_path) -> None:
+    file = qdq.static_int8(prepared, tmp_path / "whole.onnx", photographs[:2])
+    whole = OnnxDetector(file, THREADS)
     scores = whole(photographs[0])[:, 4:]
     assert len(np.unique(scores)) <= 2
 
 
-def test_onnx_runtime_fuses_the_quantizers_into_integer_convolutions(onnx_int8, tmp_path) -> None:
-    operators = executed(onnx_int8, tmp_path)
+def test_onnx_runtime_fuses_the_quantizers_into_integer_convolutions(onnx_int8, prepared) -> None:
+    operators = qdq.executed_operators(onnx_int8)
     assert operators["QLinearConv"] > 5 * operators["Conv"]
+    assert qdq.executed_operators(prepared)["QLinearConv"] == 0
+
+
+def test_ranges_in_front_of_a_silu_begin_where_they_are_told_to(
+    onnx_int8, prepared, photographs, tmp_path
+) -> None:
+    cut = qdq.ranges_from(onnx_int8, prepared, -6)
+    assert cut and set(cut) < set(qdq.ranges_from(onnx_int8, prepared, -2))
+    assert qdq.ranges_from(onnx_int8, prepared, -1000) == {}
+    kept = qdq.nodes_like(prepared, HEAD_END)
+    file = qdq.static_int8(prepared, tmp_path / "cut.onnx", photographs[:2], kept, overrides=cut)
+    assert not set(cut) & set(qdq.ranges_from(file, prepared, -6.1))
+
+
+def test_float16_weights_are_half_the_file_and_the_same_detections(prepared, photographs, tmp_path) -> None:
+    half = qdq.float16_weights(prepared, tmp_path / "half.onnx")
+    assert 0.48 < footprint.size_mb([half]) / footprint.size_mb([prepared]) < 0.55
+    before, after = (OnnxDetector(file, THREADS)(photographs[0]) for file in (prepared, half))
+    assert 0 < np.abs(before[:, 4:] - after[:, 4:]).max() < 0.02
+
+
+def test_nodes_are_chosen_by_their_names_or_outputs(prepared) -> None:
+    assert len(qdq.nodes_like(prepared, ["^/model.0/"])) >= 2
+    assert len(qdq.nodes_like(prepared, ["^output0$"])) == 1
+    assert qdq.nodes_like(prepared, []) == qdq.nodes_like(prepared, ["^no such"]) == []
 
 
 def test_int8_files_are_a_quarter_and_their_weights_are_counted(openvino_int8, onnx_int8, exported) -> None:

@@ -75,6 +75,12 @@ class Evaluation:
         return _mean(self._per_class[5])
 
     @property
+    def map_by_iou(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ten IoU thresholds (10,), and the mean average precision at each (10,)."""
+        found = self._per_class[5]
+        return IOU_THRESHOLDS, found.mean(0) if len(found) else np.zeros(len(IOU_THRESHOLDS))
+
+    @property
     def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
         """Recall (1000,) and precision at IoU 0.5 averaged over classes (1000,)."""
         return self._per_class[10], self._per_class[11].mean(0)

@@ -23,7 +23,7 @@ import numpy as np
 from ..detector import Detector
 from .intervals import Interval, ratio_interval
 
-WARM_UPS = 5
+WARM_UPS = 5  # untimed passes of each detector before the first pair, but no more than there are pairs
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def time_pairs(
     keep_freed_memory()
     detectors, batches = (baseline, variant), [(batch, batch)] if isinstance(batch, np.ndarray) else batch
     for detector, given in zip(detectors, batches[0], strict=True):
-        for _ in range(WARM_UPS):
+        for _ in range(min(WARM_UPS, pairs)):
             detector(given)
     times = np.empty((pairs, 2))
     for pair in range(pairs):

@@ -99,7 +99,7 @@ def time_pipelines(
     keep_freed_memory()
     sides = (baseline, View()), (variant, view)
     for detector, own in sides:
-        for jpeg in (jpegs * WARM_UPS)[:WARM_UPS]:
+        for jpeg in (jpegs * WARM_UPS)[: min(WARM_UPS, rounds)]:
             jpeg_to_boxes(detector, jpeg, own)
     times = np.empty((2, rounds, len(STAGES)))
     for index in range(rounds):

@@ -1,8 +1,7 @@
 """Structured pruning: whole channels go, so every runtime really computes less.
 
-A channel can only leave together with all that reads it. :func:`groups` follows YOLOv8's graph through
-concatenations, upsampling and pooling: for each convolution whose output may get narrower, the input
-channels of other convolutions that hold it. Channels that are added up (residual connections) or split stay.
+A channel can only leave together with all that it is added to and all that reads it: these couplings are
+found by :func:`.couplings.groups`, for any of ultralytics' detection models.
 
 What a channel costs is its second-order cost in the layers that read it: with ``H`` the second moment of
 their inputs, B the columns of one channel and A all that are left,
@@ -16,126 +15,16 @@ Surgeon, Hassibi & Stork 1993). It is weighed against the multiplications saved.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import SPPF, Bottleneck, C2f, Concat, Conv, Detect
 
-from ..errors import ModelCompressionError
-from ..network import convolutions, resize, sources
+from ..network import convolutions, resize
+from .couplings import ChannelError, Group, groups
 from .sensitivity import Statistics, damped, worth
 
 STAGES = 4
-KNOWN = (Conv, C2f, Bottleneck, SPPF, Concat, Detect, nn.Upsample, nn.Conv2d)
-
-
-class ChannelError(ModelCompressionError, ValueError):
-    """The wish cannot be carried out on this model; the message says why."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """A convolution whose output channels can leave, and all that reads them.
-
-    producer: name of the convolution.
-    readers: (name of a convolution, its input channel that holds the producer's first one), in order.
-    """
-
-    producer: str
-    readers: tuple[tuple[str, int], ...]
-
-
-def groups(model: nn.Module) -> list[Group]:
-    """All convolutions of a YOLOv8 model that can get narrower.
-
-    Args:
-        model: ultralytics' detection model, BatchNorm folded.
-
-    Raises:
-        ChannelError: another network, whose layers are not coupled as they are in YOLOv8.
-    """
-    _require_yolov8(model)
-    return [Group(producer, tuple(readers)) for producer, readers in _couplings(model.model) if readers]
-
-
-def _require_yolov8(model: nn.Module) -> None:
-    """Layers of exactly these types: subclasses, such as those of YOLO11 and YOLOv10, have other insides."""
-    layers = getattr(model, "model", None)
-    if not isinstance(layers, nn.Sequential):
-        raise ChannelError(f"{type(model).__name__} is no detection model of ultralytics")
-    for number, layer in enumerate(layers):
-        parts = [layer]
-        if type(layer) is C2f:
-            parts = [layer, *layer.m]
-        elif type(layer) is Detect:
-            parts = [part for branch in (*layer.cv2, *layer.cv3) for part in branch]
-        unknown = next((part for part in parts if type(part) not in KNOWN), None)
-        if unknown is not None:
-            kind = type(unknown).__name__
-            raise ChannelError(f"layer {number} holds {kind}: only the channels of YOLOv8 can be removed")
-    for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
-            raise ChannelError(f"{name} is a BatchNorm layer: fold them first (load_yolo does)")
-        if isinstance(module, nn.Conv2d) and module.groups != 1:
-            raise ChannelError(f"{name} is a grouped convolution: only the channels of YOLOv8 can be removed")
-
-
-def _couplings(layers: nn.Sequential) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    for layer in layers:
-        name = f"model.{layer.i}"
-        if isinstance(layer, Conv):
-            yield f"{name}.conv", _readers(layers, layer.i)
-        elif isinstance(layer, C2f):
-            width, blocks = layer.m[0].cv2.conv.out_channels, len(layer.m)
-            for number in range(blocks):
-                yield f"{name}.m.{number}.cv1.conv", [(f"{name}.m.{number}.cv2.conv", 0)]
-            if not layer.m[-1].add:
-                yield f"{name}.m.{blocks - 1}.cv2.conv", [(f"{name}.cv2.conv", (1 + blocks) * width)]
-            yield f"{name}.cv2.conv", _readers(layers, layer.i)
-        elif isinstance(layer, SPPF):
-            width = layer.cv1.conv.out_channels
-            yield f"{name}.cv1.conv", [(f"{name}.cv2.conv", part * width) for part in range(4)]
-            yield f"{name}.cv2.conv", _readers(layers, layer.i)
-        elif isinstance(layer, Detect):
-            for branch in ("cv2", "cv3"):
-                for scale in range(layer.nl):
-                    chain = f"{name}.{branch}.{scale}"
-                    yield f"{chain}.0.conv", [(f"{chain}.1.conv", 0)]
-                    yield f"{chain}.1.conv", [(f"{chain}.2", 0)]
-
-
-def _readers(layers: nn.Sequential, index: int) -> list[tuple[str, int]]:
-    """The convolutions that read the output of a layer, and where its first channel is among their inputs."""
-    found = []
-    for layer in layers[index + 1 :]:
-        read = sources(layer)
-        if index not in read:
-            continue
-        name = f"model.{layer.i}"
-        if isinstance(layer, Conv):
-            found.append((f"{name}.conv", 0))
-        elif isinstance(layer, C2f | SPPF):
-            found.append((f"{name}.cv1.conv", 0))
-        elif isinstance(layer, Detect):
-            scale = read.index(index)
-            found += [(f"{name}.{branch}.{scale}.0.conv", 0) for branch in ("cv2", "cv3")]
-        else:
-            before = read[: read.index(index)] if isinstance(layer, Concat) else []
-            offset = sum(_width(layers, source) for source in before)
-            found += [(reader, offset + first) for reader, first in _readers(layers, layer.i)]
-    return found
-
-
-def _width(layers: nn.Sequential, index: int) -> int:
-    """Output channels of a layer."""
-    layer = layers[index]
-    if isinstance(layer, Conv):
-        return layer.conv.out_channels
-    if isinstance(layer, C2f | SPPF):
-        return layer.cv2.conv.out_channels
-    return sum(_width(layers, source) for source in sources(layer))
 
 
 def positions(model: nn.Module, size: int = 640) -> dict[str, int]:
@@ -149,7 +38,7 @@ def positions(model: nn.Module, size: int = 640) -> dict[str, int]:
     for name, module in convolutions(probed).items():
         module.register_forward_hook(remember(name))
     with torch.no_grad():
-        probed(torch.zeros(1, 3, size, size))
+        probed(torch.zeros(1, next(iter(convolutions(model).values())).in_channels, size, size))
     return found
 
 
@@ -203,28 +92,34 @@ class Narrowing:
         narrowed = copy.deepcopy(self.model)
         for name, module in convolutions(narrowed).items():
             rows, columns = self.outputs[name], self.inputs[name]
-            resize(module, self._refitted(name)[rows][:, columns], module.bias.detach()[rows])
+            weight = self._refitted(name)[rows]
+            bias = None if module.bias is None else module.bias.detach()[rows]
+            resize(module, weight if module.groups > 1 else weight[:, columns], bias)
         return narrowed
 
     def _group_costs(self, group: Group) -> torch.Tensor:
         """(channels,): what each channel costs in all that read it, nats an image; infinite if it is gone."""
-        width = len(self.outputs[group.producer])
-        return sum(self._reader_costs(reader)[first : first + width] for reader, first in group.readers)
+        costs = (self._reader_costs(reader)[first : first + group.width] for reader, first in group.readers)
+        return sum(costs)
 
     def _candidate(self, group: Group) -> tuple[float, Group] | None:
         """Cost per multiplication of a group's cheapest channels."""
-        rows = int(self.outputs[group.producer].sum())
-        if rows <= self.unit:
+        name, first = group.producers[0]
+        if int(self.outputs[name][first : first + group.width].sum()) <= self.unit:
             return None
         cheapest = self._group_costs(group).sort().values[: self.unit]
-        saved = self._multiplications(group.producer) * self.unit / rows
+        saved = 0.0
+        for producer, _ in group.producers:
+            saved += self._multiplications(producer) * self.unit / int(self.outputs[producer].sum())
         for reader, _ in group.readers:
             saved += self._multiplications(reader) * self.unit / int(self.inputs[reader].sum())
         return float(cheapest.sum()) / saved, group
 
     def _remove(self, group: Group, channels: torch.Tensor) -> None:
-        self.outputs[group.producer][channels] = False
-        self._costs.pop(group.producer, None)
+        """Channels are counted from the group's first one."""
+        for producer, first in group.producers:
+            self.outputs[producer][channels + first] = False
+            self._costs.pop(producer, None)
         for reader, first in group.readers:
             self.inputs[reader][channels + first] = False
             self._costs.pop(reader, None)
@@ -232,7 +127,8 @@ class Narrowing:
     def _multiplications(self, name: str) -> int:
         module = self.layers[name]
         kernel = module.weight[0, 0].numel()
-        return self.positions[name] * int(self.outputs[name].sum()) * int(self.inputs[name].sum()) * kernel
+        read = int(self.inputs[name].sum()) // module.groups  # one, if depthwise: its inputs are its outputs
+        return self.positions[name] * int(self.outputs[name].sum()) * read * kernel
 
     def _system(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Kept columns, inverse of the damped Hessian among them, refitted weights (rows, columns)."""

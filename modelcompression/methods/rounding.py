@@ -172,11 +172,13 @@ def feedback_best_step(
     Returns:
         symbols (rows, n) and steps (rows,).
     """
-    found = [feedback(weight, steps, factor, largest) for steps in candidates]
-    changes = [q * steps[:, None] - weight for q, steps in zip(found, candidates, strict=True)]
-    best = torch.stack([output_error(change, hessian) for change in changes]).argmin(0)
-    rows = torch.arange(len(weight))
-    return torch.stack(found)[best, rows], torch.stack([*candidates])[best, rows]
+    steps, count = torch.stack([*candidates]), len(candidates)
+    limits = torch.as_tensor(largest).expand(len(weight)).repeat(count)
+    several = weight.repeat(count, 1)  # rows do not depend on each other: all candidates in one pass
+    found = feedback(several, steps.flatten(), factor, limits)
+    errors = output_error(found * steps.flatten()[:, None] - several, hessian)
+    best, rows = errors.view(count, -1).argmin(0), torch.arange(len(weight))
+    return found.view(count, *weight.shape)[best, rows], steps[best, rows]
 
 
 def steps_for_bits(weight: torch.Tensor, bits: int | torch.Tensor) -> torch.Tensor:
