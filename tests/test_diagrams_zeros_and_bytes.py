@@ -57,7 +57,7 @@ def test_words_are_large_and_inside_the_sheet(model) -> None:
 
 
 def test_green_convolutions_are_those_that_may_get_narrower(model, monkeypatch) -> None:
-    found = {group.producer for group in methods.groups(model)}
+    found = {name for group in methods.groups(model) for name, _ in group.producers}
     inside = [f"model.{n}.{c}.conv" for n in (2, 15) for c in ("cv1", "m.0.cv1", "m.0.cv2", "cv2")]
     shown = channels.c2f_couplings(model)
     assert len(tints(shown)) == len(found & set(inside)) == 5

@@ -26,7 +26,7 @@ def c2f_couplings(model: nn.Module, layers: Sequence[int] = (2, 15)) -> Figure:
     Raises:
         ChannelError: another network.
     """
-    readers = {group.producer: group.readers for group in groups(model)}
+    readers = {name: group.readers for group in groups(model) for name, _ in group.producers}
     figure, axes = paper(8, HEIGHT * len(layers) + 0.3)
     for row, number in enumerate(layers):
         _block(axes, HEIGHT * (len(layers) - 1 - row) + 0.65, model.model[number], readers)
