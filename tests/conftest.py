@@ -83,6 +83,7 @@ SLOW = {
     "gallery",
     "healing",
     "homework",
+    "hw4_clustering",
     "hw6_distillation",
     "lean",
     "login",
