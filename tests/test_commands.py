@@ -198,7 +198,8 @@ def shown(scratch: Path) -> dict[str, float]:
     path = scratch / "results/executed/smoke/hw7_example_example.ipynb"
     cells = nbformat.read(path, as_version=4).cells
     (table,) = (cell.outputs[0]["data"]["text/plain"] for cell in cells if cell.source == "hw.table()")
-    printed = "".join(out.get("text", "") for cell in cells for out in cell.get("outputs", []))
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    printed = "".join(o.text for o in outputs if o.get("name") == "stdout")
     found = dict(re.findall(r"^(.+): mAP50-95 .* ([\d.]+) MB$", printed, re.M))
     assert all(name in table for name in found)
     return {name: float(megabytes) for name, megabytes in found.items()}
