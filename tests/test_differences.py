@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,8 @@ def test_the_photographs_that_differ_most_come_first_and_become_a_picture(demo) 
         3,
         1,
     ]  # nobody says that the bus may be shown
+    own = replace(before, images=replace(images, name="my own"))
+    assert differences.most_different(own, [after], 4) == [0, 2, 3, 1]
     picture = Image.open(io.BytesIO(differences.picture(before, {"other": after}, NAMES).data))
     assert picture.width > 600
 
