@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .assets import Sample
+from .assets import CREDITS, Sample
 from .figures import SHOWN_CONFIDENCE, as_jpeg, closed
 from .measure.accuracy import Evaluation
 
@@ -26,15 +26,6 @@ STYLES = {  # colours of Okabe & Ito, and a line of its own for those who see no
     "new": ("#0072b2", ":"),
 }
 LABEL = 9.5  # points
-# Demonstration photographs whose licences are known to allow being shown, and whom they are by.
-CREDITS = {
-    "astronaut": "NASA",
-    "camera": "Lav Varshney",
-    "chelsea": "Stéfan van der Walt",
-    "coffee": "Rachel Michetti",
-    "grace_hopper": "U.S. Navy",
-    "china": "danielbuechele (CC BY 2.0)",
-}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from modelcompression import ROOT, differences
-from modelcompression.assets import ImageSet
+from modelcompression.assets import CREDITS, ImageSet
 from modelcompression.measure.accuracy import Evaluation
 
 NAMES = {0: "circle", 1: "square"}
@@ -70,8 +70,8 @@ def test_the_photographs_that_differ_most_come_first_and_become_a_picture(demo) 
 
 
 def test_every_photograph_that_is_shown_is_credited_in_the_list_of_all(demo) -> None:
-    assert set(differences.CREDITS) < {sample.path.stem for sample in demo.samples}
+    assert set(CREDITS) < {sample.path.stem for sample in demo.samples}
     listed = (ROOT / "modelcompression/demo_photos/README.md").read_text(encoding="utf8")
-    for stem, credit in differences.CREDITS.items():
+    for stem, credit in CREDITS.items():
         (line,) = re.findall(rf"\| `{stem}` .*", listed)
         assert credit.split(" (")[0] in line and re.search("public domain|CC0|CC BY", line)
