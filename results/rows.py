@@ -83,19 +83,28 @@ def merge(committed: pd.DataFrame, fresh: pd.DataFrame, first: Iterable[str]) ->
     """The union of both: of each experiment on each machine, the run that finished last.
 
     A run of a campaign (``machine.campaign``) gives way to those of later campaigns only, and a run that was
-    confirmed to no copy of itself that was not. In the order of the tables: experiments of the ``first``
-    table, then by homework and name.
+    confirmed to no copy of itself that was not. A campaign measures everything anew: what its machine had
+    measured before it began is gone, what other machines did is not. In the order of the tables: experiments
+    of the ``first`` table, then by homework and name.
     """
     filled = [part for part in (committed, fresh) if len(part)] or [committed]
     rows = pd.concat(filled).reindex(columns=COLUMNS)
     rows[TEXTS] = rows[TEXTS].fillna("")
     ranks = {"planned": rows["campaign"] != "", "looked_at": rows[CONFIRMED_IMAGES].notna()}
     rows = rows.assign(**ranks).sort_values(["planned", "finished", "looked_at"], kind="stable")
-    rows = rows.drop_duplicates(["experiment", *MACHINE], keep="last")
+    rows = rows.drop_duplicates(["experiment", *MACHINE], keep="last", ignore_index=True)
+    rows = rows.loc[[index for _, group in rows.groupby(MACHINE) for index in _since_campaign(group)]]
     place = {name: index for index, name in enumerate(first)}
     rank = [place.get(name, len(place)) for name in rows["experiment"]]
     rows = rows.assign(rank=rank).sort_values(["rank", "homework", "experiment", *MACHINE])
     return rows[COLUMNS].reset_index(drop=True)
+
+
+def _since_campaign(group: pd.DataFrame) -> pd.Index:
+    """The rows of one machine, those from before its latest campaign left out."""
+    campaign = published_campaign(group)
+    began = group.loc[group["campaign"] == campaign, "finished"].min() if campaign else ""
+    return group.index[group["finished"] >= began]
 
 
 def csv_text(rows: pd.DataFrame) -> str:

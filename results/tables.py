@@ -88,7 +88,8 @@ CAPTIONS = {
         "zeros": "Zeros, %",
         "reference": "reference",
         "images": "images",
-        "other": "Speed on **{cpu}** ({isa}), threads: {threads}:",
+        "other": "On **{cpu}** ({isa}), threads: {threads}: {found}. [The report](results/report.html) has "
+        "every row.",
         "coco128": "### coco128: the first table and now",
         "upper": "Upper line: the first table, compiled by hand. Lower line, bold: now.",
         "changed": "What changed in between: images are letterboxed to a square instead of a rectangle, they "
@@ -150,7 +151,8 @@ CAPTIONS = {
         "zeros": "Нули, %",
         "reference": "эталон",
         "images": "изображений",
-        "other": "Скорость на **{cpu}** ({isa}), потоков: {threads}:",
+        "other": "На **{cpu}** ({isa}), потоков: {threads}: {found}. Все строки – в "
+        "[отчёте](results/report.html).",
         "coco128": "### coco128: первая таблица и сейчас",
         "upper": "Верхняя строка – первая таблица, составленная вручную; нижняя, жирная – сейчас.",
         "changed": "Что изменилось: изображения вписываются в квадрат, а не в прямоугольник, это исходные "
@@ -204,10 +206,7 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
     ]
     if shown["map50_95_delta"].notna().any():
         parts += [say["every"], _goal_table(shown, say, GOALS)]
-    for group in others:
-        parts.append(say["other"].format(**machine_of(group)))
-        parts += [_goal_table(group, say, [goal for goal in GOALS if goal[0] != "size_ratio"])]
-        parts.append(_speed_table(group, say))
+    parts += [say["other"].format(**machine_of(group), found=_fast(group, say)) for group in others]
     parts += [say["coco128"], say["upper"], _coco128_table(shown, original, say), say["changed"]]
     return "\n" + "\n\n".join(parts) + "\n"
 
@@ -292,11 +291,14 @@ def _main_cells(row: pd.Series, over: float, images: int, say: dict) -> list[str
     ]
 
 
-def _speed_table(group: pd.DataFrame, say: dict) -> str:
-    ratios, name = over_opponent(group)
-    lines = [[_link(row, say), *_speed(row), number(ratios[index], ".2f")] for index, row in group.iterrows()]
-    over = say["over"].format(name=name or say["opponent"])
-    return _table([say["experiment"], say["ms"].partition("<br>")[0], say["times"], over], lines)
+def _fast(group: pd.DataFrame, say: dict) -> str:
+    """What gains most speed on a machine, in words."""
+    rows, found = evidence(group), []
+    for gain, loss in [goal for goal in ANSWERS if goal[0] != "size_ratio"]:
+        if (row := winner(rows, gain, loss)) is not None:
+            goal = f"{say['goals'][gain]}, {say['goals'][loss]}"
+            found.append(f"{goal}: {_link(row, say)}, {number(row['speedup'], '.2f')}×")
+    return "; ".join(found) or say["nobody"]
 
 
 def _coco128_table(shown: pd.DataFrame, original: pd.DataFrame, say: dict[str, str]) -> str:
