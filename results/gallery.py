@@ -31,7 +31,7 @@ from modelcompression.terminal import script
 from modelcompression.tracking import history, targets
 from rows import BASELINE, GALLERY, GALLERY_LOSS, ResultsError, headline, read_rows
 
-PHOTOS = 3
+PHOTOS = 2
 DETECTED, PHOTO = "results/figures/detected.jpg", "coffee"
 
 
