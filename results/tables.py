@@ -198,7 +198,7 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
         *_trust(shown, images, say),
         *(f"![{say['figures'][name]}]({path})" for name, path in FIGURES.items()),
         f"{say['gallery']}:",
-        f"![{say['gallery']}]({GALLERY})",
+        f"![{say['gallery'].partition(',')[0]}]({GALLERY})",
         say["more"],
         say["all"],
         say["machine"].format(images=images, **machine_of(published)),

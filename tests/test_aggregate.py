@@ -185,7 +185,7 @@ def test_a_speed_column_belongs_to_one_cpu(root) -> None:
 
 def test_equally_many_experiments_publish_the_latest_machine(root) -> None:
     regenerate(root, runs(run("ONNX", minute=1), run("ONNX", minute=2, threads="4", latency_ms=9.87)))
-    main, _, _ = cells(root, "ONNX")
+    main, _ = cells(root, "ONNX")
     assert "→\u00a09.9" in main[5]
 
 
