@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import nbformat
@@ -70,7 +70,7 @@ def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None)
     """
     given = dict(parameters or {}) | ({"SMOKE": True} if smoke else {})
     require_parameters(notebook, given)
-    target = EXECUTED / ("smoke" if smoke else "") / _copy_name(notebook)
+    target = EXECUTED / ("smoke" if smoke else "") / f"{notebook.parent.name}_{notebook.name}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -145,13 +145,19 @@ def _kernel(smoke: bool) -> type[AsyncKernelManager]:
     return type("OwnKernel", (AsyncKernelManager,), {"kernel_spec": spec})
 
 
-def publish(executed: Path, notebook: Path) -> None:
-    """Replace the committed notebook by its executed copy, cleaned of what only this run needs.
+def publish(executed: Mapping[Path, Path]) -> None:
+    """Replace notebooks by their executed copies, given as notebook → copy, cleaned of what only a run needs.
 
     Raises:
-        RunnerError: the result is over the size that a repository of notebooks can bear, or cannot be
-            written; the committed one is kept.
+        RunnerError: before any is replaced, one is over the size that a repository of notebooks can bear; or
+            one cannot be written.
     """
+    texts = {notebook: _published(copy, notebook) for notebook, copy in executed.items()}
+    for notebook, text in texts.items():
+        replace_text(notebook, text)
+
+
+def _published(executed: Path, notebook: Path) -> str:
     document = read_notebook(executed)
     clean(document, notebook)
     text = nbformat.writes(document) + "\n"
@@ -160,7 +166,7 @@ def publish(executed: Path, notebook: Path) -> None:
             f"{notebook.name} would have {len(text.encode())} bytes, over {PUBLISHED_BYTES}: "
             "make its figures fewer or smaller"
         )
-    replace_text(notebook, text)
+    return text
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -274,17 +280,13 @@ def _begin_campaign() -> str:
 
 def _executed(notebook: Path, smoke: bool, campaign: str) -> Path:
     """The executed copy; of a campaign that was cut off, the one that it has already made."""
-    made = EXECUTED / _copy_name(notebook)
+    made = EXECUTED / f"{notebook.parent.name}_{notebook.name}"
     if campaign and noted(made).get("campaign") == campaign:
         return made
     start = time.time()
     made = execute(notebook, smoke)
     mark(made, campaign, (time.time() - start) / 60)
     return made
-
-
-def _copy_name(notebook: Path) -> str:
-    return f"{notebook.parent.name}_{notebook.name}"
 
 
 def _results(script: str, arguments: list[str]) -> None:
@@ -334,8 +336,7 @@ def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
             print(f"executed copy: {executed[notebook].relative_to(ROOT)}")
     finally:  # not in between: the runs that follow would be of a changed commit
         if publishing and (not campaign or len(executed) == len(chosen)):
-            for notebook, copy in executed.items():
-                publish(copy, notebook)
+            publish(executed)
     homeworks = list(dict.fromkeys(path.parent.name for path in chosen))
     if publishing:
         _send()

@@ -34,7 +34,7 @@ def test_publishing_keeps_that_a_notebook_runs_by_name_alone(tmp_path: Path, mon
         metadata={"modelcompression": {"by_name_only": True}, "papermill": {}}
     )
     nbformat.write(document, tmp_path / "executed.ipynb")
-    runner.publish(tmp_path / "executed.ipynb", target)
+    runner.publish({target: tmp_path / "executed.ipynb"})
     assert "papermill" not in nbformat.read(target, as_version=4).metadata
     with pytest.raises(runner.RunnerError):
         runner.notebooks("all")

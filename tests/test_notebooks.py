@@ -248,7 +248,7 @@ def test_publishing_cleans_what_only_the_run_needs(tmp_path: Path, monkeypatch) 
     executed, target = tmp_path / "executed.ipynb", tmp_path / "hw9_test" / "nb.ipynb"
     target.parent.mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=[injected, code]), executed)
-    runner.publish(executed, target)
+    runner.publish({target: executed})
     (only,) = nbformat.read(target, as_version=4).cells
     assert only.metadata == {} and [o.text for o in only.outputs] == ["2 of 2\nkept\n"]
     assert os.listdir(target.parent) == ["nb.ipynb"]
@@ -259,11 +259,12 @@ def test_a_notebook_over_the_cap_is_not_published(tmp_path: Path, monkeypatch) -
     code = nbformat.v4.new_code_cell("x")
     code.outputs = [nbformat.v4.new_output("stream", name="stdout", text="x" * runner.PUBLISHED_BYTES)]
     nbformat.write(nbformat.v4.new_notebook(cells=[code]), tmp_path / "executed.ipynb")
-    target = tmp_path / "nb.ipynb"
-    target.write_text("before")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "small.ipynb")
+    first, target = tmp_path / "first.ipynb", tmp_path / "nb.ipynb"
+    first.write_text("before"), target.write_text("before")
     with pytest.raises(runner.RunnerError, match="fewer or smaller"):
-        runner.publish(tmp_path / "executed.ipynb", target)
-    assert target.read_text() == "before"
+        runner.publish({first: tmp_path / "small.ipynb", target: tmp_path / "executed.ipynb"})
+    assert first.read_text() == target.read_text() == "before"
 
 
 @pytest.fixture
@@ -287,7 +288,7 @@ def course(tmp_path: Path, monkeypatch) -> list[str]:
     monkeypatch.setattr(runner, "EXECUTED", tmp_path / "executed")
     monkeypatch.setattr(runner, "_fetch_assets", lambda needed: None)
     monkeypatch.setattr(runner, "execute", execute)
-    monkeypatch.setattr(runner, "publish", lambda copy, notebook: done.append(f"publish {notebook.stem}"))
+    monkeypatch.setattr(runner, "publish", lambda copies: done.extend(f"publish {x.stem}" for x in copies))
     monkeypatch.setattr(runner, "_send", lambda: done.append("send"))
     monkeypatch.setattr(runner, "_results", lambda script, arguments: done.append(script))
     monkeypatch.setattr(runner, "commit", lambda: "c0ffee")

@@ -500,7 +500,7 @@ def _notebook(folder: Path) -> Callable[[int], None]:
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
 
     def write(version: int) -> None:
-        runner.publish(executed[version], target)
+        runner.publish({target: executed[version]})
 
     return write
 
