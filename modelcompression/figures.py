@@ -85,12 +85,16 @@ def waterfall(start: str, milliseconds: float, speedups: dict[str, float]) -> Fi
 
 
 def detections_grid(
-    samples: Sequence[Sample], columns: dict[str, Sequence[np.ndarray]], width: float = 3.2
+    samples: Sequence[Sample],
+    columns: dict[str, Sequence[np.ndarray]],
+    names: Sequence[str] | None = None,
+    width: float = 3.2,
 ) -> Figure:
     """Photographs with boxes drawn on them: a row for each sample, a column for each detector.
 
     Args:
         columns: title → per sample (n, 6) detections; those above confidence 0.25 are drawn.
+        names: of the classes; None: COCO's.
     """
     figure, grid = plt.subplots(
         len(samples), len(columns), squeeze=False, layout="constrained",
@@ -98,7 +102,7 @@ def detections_grid(
     )  # fmt: skip
     for row, sample in enumerate(samples):
         for column, (title, found) in enumerate(columns.items()):
-            draw_detections(grid[row, column], sample, found[row])
+            draw_detections(grid[row, column], sample, found[row], names)
             if row == 0:
                 grid[row, column].set_title(title, fontsize=9)
     return closed(figure)
@@ -118,10 +122,12 @@ def shown_detections(evaluation: Evaluation) -> np.ndarray:
 def side_by_side(images: ImageSet, photographs: Sequence[int], columns: dict[str, Evaluation]) -> Image:
     """Some photographs of an image set, each as several models see it; a column for each title."""
     found = {title: [x.detections[i] for i in photographs] for title, x in columns.items()}
-    return as_jpeg(detections_grid([images.samples[i] for i in photographs], found))
+    return as_jpeg(detections_grid([images.samples[i] for i in photographs], found, images.names))
 
 
-def draw_detections(axes: Axes, sample: Sample, detections: np.ndarray) -> None:
+def draw_detections(
+    axes: Axes, sample: Sample, detections: np.ndarray, names: Sequence[str] | None = None
+) -> None:
     """One photograph with its confident detections, a colour for each class."""
     axes.imshow(cv2.imread(str(sample.path), cv2.IMREAD_COLOR_RGB))
     axes.set_axis_off()
@@ -131,7 +137,7 @@ def draw_detections(axes: Axes, sample: Sample, detections: np.ndarray) -> None:
         colour = COLOURS[int(category) % len(COLOURS)]
         axes.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
         axes.text(
-            x1, max(y1, 0.07 * sample.height), f"{class_names()[int(category)]} {confidence:.2f}",
+            x1, max(y1, 0.07 * sample.height), f"{(names or class_names())[int(category)]} {confidence:.2f}",
             fontsize=5.5, color="white", va="bottom",
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}, clip_on=True,
         )  # fmt: skip
