@@ -41,6 +41,15 @@ IMAGES_URL = "http://images.cocodataset.org"
 LABELS_URL = "https://github.com/ultralytics/assets/releases/download/v0.0.0/coco2017labels.zip"
 LABELS_ARCHIVE = "coco2017labels.zip"
 FULL_VAL = 5000
+# Demonstration photographs whose licences are known to allow being shown, and whom they are by.
+CREDITS = {
+    "astronaut": "NASA",
+    "camera": "Lav Varshney",
+    "chelsea": "Stéfan van der Walt",
+    "coffee": "Rachel Michetti",
+    "grace_hopper": "U.S. Navy",
+    "china": "danielbuechele (CC BY 2.0)",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +100,11 @@ SOURCES = {
     "coco128": _Source("coco128", "train2017", True, f"{IMAGES_URL}/train2017"),
     "coco-train-extra": _Source("coco-train-extra", "", False, f"{IMAGES_URL}/train2017"),
 }
+
+
+def showable() -> ImageSet:
+    """The demonstration photographs that may be shown; whose they are stands in ``CREDITS``."""
+    return ImageSet("demo", tuple(s for s in image_set("demo").samples if s.path.stem in CREDITS))
 
 
 def image_set(name: str, n: int | None = None, progress: bool = True) -> ImageSet:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import figures, files
+from . import differences, files
 from .dataset import MOST, from_folder, from_yaml
 from .detector import Detector, TorchDetector
 from .errors import ModelCompressionError
@@ -35,12 +35,13 @@ from .recipes import Rounder, described, exported_graph, grids, whole_folder
 from .subject import Subject
 from .tracking.store import RunRecord
 from .tracking.tracker import Tracker
-from .verdict import Outcome, loss, most_telling, write_report
+from .verdict import Outcome, loss, write_report
 
 GOALS = ("fast", "small", "both")
 DEFAULT_LOSS = {True: 0.01, False: 0.05}  # with labels: of mAP50-95; without: of the agreement
 SCALE, FINEST, COARSEST = 0.03, 0.004, 0.12  # of the steps, relative to sensitivity^-power
 SEARCHES = 4
+SHOWN = 3  # photographs of the report
 FINER = 2  # checkpoints at most that get an INT8 graph, until one is within the bound
 # INT8, one attempt after the other until the loss is within the bound: what stays in float besides the head's
 # arithmetic, and whether NNCF corrects biases.
@@ -193,9 +194,10 @@ class Work:
 
     def report(self, outcomes: list[Outcome]) -> None:
         """``report.md``, ``report.html`` and ``detections.jpg``."""
-        shown = most_telling(self.judged, self.judge.after)
-        columns = {outcome.name: outcome.detections for outcome in outcomes}
-        picture = figures.side_by_side(self.judged, shown, columns)
+        original, *others = outcomes
+        names = dict(enumerate(self.judged.names))
+        columns = {one.name: one.detections for one in others}
+        picture = differences.picture(original.detections, columns, names, SHOWN)
         files.replace({self.out / "detections.jpg": picture.data})
         facts = [
             f"{self.subject.classes} classes, {self.subject.parameters:,} parameters, {self.size} px. Tuned "

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .assets import Sample
+from .assets import CREDITS, Sample
 from .figures import SHOWN_CONFIDENCE, as_jpeg, closed
 from .measure.accuracy import Evaluation
 
@@ -26,15 +26,6 @@ STYLES = {  # colours of Okabe & Ito, and a line of its own for those who see no
     "new": ("#0072b2", ":"),
 }
 LABEL = 9.5  # points
-# Demonstration photographs whose licences are known to allow being shown, and whom they are by.
-CREDITS = {
-    "astronaut": "NASA",
-    "camera": "Lav Varshney",
-    "chelsea": "Stéfan van der Walt",
-    "coffee": "Rachel Michetti",
-    "grace_hopper": "U.S. Navy",
-    "china": "danielbuechele (CC BY 2.0)",
-}
 
 
 @dataclass(frozen=True)
@@ -80,11 +71,14 @@ def counted(before: Evaluation, after: Evaluation) -> dict[str, int]:
 
 
 def most_different(before: Evaluation, others: Sequence[Evaluation], count: int) -> list[int]:
-    """The photographs that may be shown on which most objects moved, came or went; most first."""
+    """The photographs on which most objects moved, came or went, most first; of the demonstration photographs
+    only those that may be shown.
+    """
+    everything = before.images.name != "demo"
     different = {
         i: sum(c.kind != "same" for other in others for c in changes(found, other.detections[i]))
         for i, (sample, found) in enumerate(zip(before.images.samples, before.detections, strict=True))
-        if sample.path.stem in CREDITS
+        if everything or sample.path.stem in CREDITS
     }
     return sorted(different, key=lambda i: -different[i])[:count]
 
@@ -95,7 +89,7 @@ def picture(
     """The photographs that differ most, a row each; the original first, then a column for each other model.
 
     Args:
-        before: of the original, on the demonstration photographs.
+        before: of the original, on the demonstration photographs or on somebody's own.
         others: title → evaluation of the same photographs.
         names: of the classes, by number.
         count: of photographs.
@@ -116,7 +110,7 @@ def picture(
             _draw(place, sample, changes(found, other.detections[row]), names)
     for axes, title in zip(grid[0], ["original", *others], strict=True):
         axes.set_title(fill(title, round(10 * width)), fontsize=11)
-    _legend(figure, ", ".join(CREDITS[sample.path.stem] for sample in samples))
+    _legend(figure, [CREDITS[sample.path.stem] for sample in samples if before.images.name == "demo"])
     return as_jpeg(closed(figure))
 
 
@@ -160,13 +154,13 @@ def _free(y: float, x: float, labels: list[tuple[float, float]], sample: Sample)
     return y
 
 
-def _legend(figure: Figure, credit: str) -> None:
+def _legend(figure: Figure, credits: Sequence[str]) -> None:
     lines = [
         Line2D([], [], color=c, linestyle=s, linewidth=2.4, label=kind) for kind, (c, s) in STYLES.items()
     ]
     figure.legend(
         handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, fontsize=10,
-        title=f"photographs: {credit}", title_fontsize=7,
+        title=f"photographs: {', '.join(credits)}" if credits else None, title_fontsize=7,
     )  # fmt: skip
 
 

@@ -6,20 +6,16 @@ Figures are drawn on white, so that they read the same on light and dark pages.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from itertools import pairwise
 
-import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .assets import ImageSet, Sample
 from .measure.accuracy import Evaluation
 from .measure.latency import Timing
-from .subject import class_names
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe & Ito
 SHOWN_CONFIDENCE = 0.25
@@ -82,65 +78,6 @@ def waterfall(start: str, milliseconds: float, speedups: dict[str, float]) -> Fi
     axes.set_xticks(range(len(times)), [start, *speedups], fontsize=9)
     axes.set(ylabel="ms a forward pass", ylim=(0, 1.18 * times.max()))
     return closed(figure)
-
-
-def detections_grid(
-    samples: Sequence[Sample],
-    columns: dict[str, Sequence[np.ndarray]],
-    names: Sequence[str] | None = None,
-    width: float = 3.2,
-) -> Figure:
-    """Photographs with boxes drawn on them: a row for each sample, a column for each detector.
-
-    Args:
-        columns: title → per sample (n, 6) detections; those above confidence 0.25 are drawn.
-        names: of the classes; None: COCO's.
-    """
-    figure, grid = plt.subplots(
-        len(samples), len(columns), squeeze=False, layout="constrained",
-        figsize=(width * len(columns), width * 0.78 * len(samples)),
-    )  # fmt: skip
-    for row, sample in enumerate(samples):
-        for column, (title, found) in enumerate(columns.items()):
-            draw_detections(grid[row, column], sample, found[row], names)
-            if row == 0:
-                grid[row, column].set_title(title, fontsize=9)
-    return closed(figure)
-
-
-def most_changed(first: Evaluation, second: Evaluation, count: int = 2) -> np.ndarray:
-    """(count,): the photographs on which the numbers of shown detections differ most, most first."""
-    change = np.abs(shown_detections(first) - shown_detections(second))
-    return np.argsort(-change, kind="stable")[:count]
-
-
-def shown_detections(evaluation: Evaluation) -> np.ndarray:
-    """(images,): how many detections of each photograph are confident enough to be drawn."""
-    return np.array([(found[:, 4] > SHOWN_CONFIDENCE).sum() for found in evaluation.detections])
-
-
-def side_by_side(images: ImageSet, photographs: Sequence[int], columns: dict[str, Evaluation]) -> Image:
-    """Some photographs of an image set, each as several models see it; a column for each title."""
-    found = {title: [x.detections[i] for i in photographs] for title, x in columns.items()}
-    return as_jpeg(detections_grid([images.samples[i] for i in photographs], found, images.names))
-
-
-def draw_detections(
-    axes: Axes, sample: Sample, detections: np.ndarray, names: Sequence[str] | None = None
-) -> None:
-    """One photograph with its confident detections, a colour for each class."""
-    axes.imshow(cv2.imread(str(sample.path), cv2.IMREAD_COLOR_RGB))
-    axes.set_axis_off()
-    for x1, y1, x2, y2, confidence, category in detections:
-        if confidence <= SHOWN_CONFIDENCE:
-            continue
-        colour = COLOURS[int(category) % len(COLOURS)]
-        axes.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
-        axes.text(
-            x1, max(y1, 0.07 * sample.height), f"{(names or class_names())[int(category)]} {confidence:.2f}",
-            fontsize=5.5, color="white", va="bottom",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}, clip_on=True,
-        )  # fmt: skip
 
 
 def as_jpeg(figure: Figure, quality: int = 80, dpi: int = 110) -> Image:

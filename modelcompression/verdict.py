@@ -177,9 +177,3 @@ def write_report(
     page += mistune.create_markdown(plugins=["table"])(whole)
     files.replace({folder / "report.md": whole.encode(), folder / "report.html": page.encode()})
     return [folder / "report.md", folder / "report.html"]
-
-
-def most_telling(images: ImageSet, original: Evaluation, count: int = 3) -> list[int]:
-    """Photographs on which the original shows most."""
-    shown = [int((found[:, 4] > SHOWN).sum()) for found in original.detections]
-    return sorted(range(len(images)), key=lambda i: -shown[i])[:count]

@@ -113,12 +113,12 @@ def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> N
     assert report.map50 == pytest.approx(theirs.map50, abs=0.005)
 
 
-def test_the_mean_over_thresholds_is_the_main_metric(report) -> None:
-    thresholds, precision = report.map_by_iou
-    assert thresholds[0] == 0.5 and precision[0] == pytest.approx(report.map50)
-    assert precision.mean() == pytest.approx(report.map50_95) and precision[-1] < precision[0]
+def test_the_mean_over_thresholds_is_the_main_metric(demo_report) -> None:
+    thresholds, precision = demo_report.map_by_iou
+    assert thresholds[0] == 0.5 and precision[0] == pytest.approx(demo_report.map50)
+    assert precision.mean() == pytest.approx(demo_report.map50_95) and precision[-1] < precision[0]
     nothing = accuracy.Evaluation(
-        report.images, [np.empty((0, 6))], [np.empty((0, 10), bool)], report.targets
+        demo_report.images, [np.empty((0, 6))], [np.empty((0, 10), bool)], demo_report.targets
     )
     assert nothing.map_by_iou[1].tolist() == [0] * 10
 

@@ -2,13 +2,14 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from modelcompression import ROOT, differences
-from modelcompression.assets import ImageSet
+from modelcompression.assets import CREDITS, ImageSet
 from modelcompression.measure.accuracy import Evaluation
 
 NAMES = {0: "circle", 1: "square"}
@@ -62,13 +63,15 @@ def test_the_photographs_that_differ_most_come_first_and_become_a_picture(demo) 
         3,
         1,
     ]  # nobody says that the bus may be shown
+    own = replace(before, images=replace(images, name="my own"))
+    assert differences.most_different(own, [after], 4) == [0, 2, 3, 1]
     picture = Image.open(io.BytesIO(differences.picture(before, {"other": after}, NAMES).data))
     assert picture.width > 600
 
 
 def test_every_photograph_that_is_shown_is_credited_in_the_list_of_all(demo) -> None:
-    assert set(differences.CREDITS) < {sample.path.stem for sample in demo.samples}
+    assert set(CREDITS) < {sample.path.stem for sample in demo.samples}
     listed = (ROOT / "modelcompression/demo_photos/README.md").read_text(encoding="utf8")
-    for stem, credit in differences.CREDITS.items():
+    for stem, credit in CREDITS.items():
         (line,) = re.findall(rf"\| `{stem}` .*", listed)
         assert credit.split(" (")[0] in line and re.search("public domain|CC0|CC BY", line)

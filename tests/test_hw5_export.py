@@ -105,4 +105,4 @@ def test_the_smaller_networks_notebook_answers(smoke_run) -> None:
     small = [name for name in found.rows.index if name.startswith("NanoDet")]
     assert ("Why not a network that was small" in said) == bool(small)
     for row in (found.rows.loc[name] for name in small):
-        assert row["metrics.size_mb"] < 2.5 and row["metrics.map50_95"] > 0.1
+        assert row["metrics.size_mb"] < 3 and row["metrics.map50_95"] > 0.1

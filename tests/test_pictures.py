@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from modelcompression import ROOT
-from modelcompression.assets import image_set, report_and_calibration
-from modelcompression.differences import CREDITS
+from modelcompression.assets import CREDITS, image_set, report_and_calibration
 from modelcompression.figures import as_jpeg, closed
 
 SHOWN = {*CREDITS, "flower"}
