@@ -149,8 +149,10 @@ def test_confirmed_numbers_opponents_and_pipelines_are_shown(browser, tmp_path) 
     confirmed |= {"speedup_lo": 7.7, "speedup_hi": 7.8}
     changed = {f"confirmed_{name}": value for name, value in confirmed.items()}
     changed |= {"pipeline_speedup": 3.33, "pipeline_speedup_lo": 3.3, "pipeline_speedup_hi": 3.4}
-    for name, value in changed.items():
+    numbers = [name for name in rows if name.startswith("confirmed_") and name != "confirmed_git_commit"]
+    for name in (*numbers, *changed):
         rows[name] = float("nan")
+    for name, value in changed.items():
         rows.loc[rows["experiment"] == best, name] = value
     export = "Ultralytics export, int8 (OpenVINO)"
     rows = rows[~rows["experiment"].str.startswith("Ultralytics")]
