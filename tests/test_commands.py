@@ -34,6 +34,7 @@ CHECKED = {
     "make run": "minutes",
     "make run HW=all": "an hour",
     "make run HW=hw7_example": "minutes",
+    "make run HW=hw4_clustering/bytes": "minutes",
     "make run TORCH_INDEX=https://download.pytorch.org/whl/cpu": "installs from the network",
     "make publish": "names a target",
     "make publish HW=hw7_example": "needs the images of COCO",
