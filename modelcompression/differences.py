@@ -9,10 +9,12 @@ from textwrap import fill
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from ultralytics.utils.metrics import box_iou
 
 from .assets import CREDITS, Sample
 from .figures import SHOWN_CONFIDENCE, as_jpeg, closed
@@ -48,7 +50,8 @@ def changes(before: np.ndarray, after: np.ndarray) -> list[Change]:
         after: (m, 6) of the other model.
     """
     before, after = (found[found[:, 4] > SHOWN_CONFIDENCE] for found in (before, after))
-    overlap = _iou(before[:, :4], after[:, :4]) * (before[:, None, 5] == after[None, :, 5])
+    corners = (torch.from_numpy(found[:, :4]).double() for found in (before, after))
+    overlap = box_iou(*corners).numpy() * (before[:, None, 5] == after[None, :, 5])
     found, pairs = [], {}
     for place in np.argsort(-overlap, axis=None, kind="stable"):
         i, j = np.unravel_index(place, overlap.shape)
@@ -121,7 +124,7 @@ def _draw(
     axes.set_axis_off()
     axes.set_xlim(0, sample.width)
     axes.set_ylim(sample.height, 0)
-    labels: list[tuple[float, float]] = []
+    labels: list[tuple[float, float, float]] = []
     for change in found:
         colour, line = ("#009e73", "-") if as_original else STYLES[change.kind]
         x1, y1, x2, y2 = change.box
@@ -133,9 +136,10 @@ def _draw(
         )
         if change.kind == "same":
             continue
-        y = _free(max(y1, _label_height(sample)), x1, labels, sample)
+        left, right = max(0, x1), max(0, x1) + _label_width(names[change.category], sample)
+        y = _free(max(y1, _label_height(sample)), left, right, labels, sample)
         axes.text(
-            max(0, x1), y, names[change.category], fontsize=LABEL, color="white", va="bottom", clip_on=True,
+            left, y, names[change.category], fontsize=LABEL, color="white", va="bottom", clip_on=True,
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
         )  # fmt: skip
 
@@ -145,12 +149,19 @@ def _label_height(sample: Sample) -> float:
     return 0.065 * max(sample.width, sample.height / 1.25)
 
 
-def _free(y: float, x: float, labels: list[tuple[float, float]], sample: Sample) -> float:
+def _label_width(name: str, sample: Sample) -> float:
+    """Likewise."""
+    return (0.02 + 0.029 * len(name)) * max(sample.width, sample.height / 1.25)
+
+
+def _free(
+    y: float, left: float, right: float, labels: list[tuple[float, float, float]], sample: Sample
+) -> float:
     """The nearest height below ``y`` at which a label hides no other one; noted in ``labels``."""
     step = _label_height(sample)
-    while any(abs(x - left) < 0.22 * sample.width and abs(y - base) < step for left, base in labels):
+    while any(left < end and start < right and abs(y - base) < step for start, end, base in labels):
         y += step
-    labels.append((x, y))
+    labels.append((left, right, y))
     return y
 
 
@@ -162,12 +173,3 @@ def _legend(figure: Figure, credits: Sequence[str]) -> None:
         handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, fontsize=10,
         title=f"photographs: {', '.join(credits)}" if credits else None, title_fontsize=7,
     )  # fmt: skip
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(n, m) overlaps of (n, 4) and (m, 4) boxes given by two corners."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
-    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -204,7 +205,10 @@ def _cell(row: pd.Series, column: Column) -> str:
 
 
 def _figure(kind: str, data: bytes, alt: str) -> str:
-    source = f"data:image/{kind};base64,{b64encode(data).decode()}"
+    if kind == "svg+xml":  # text is shorter so than in base64
+        source = f"data:image/{kind},{quote(data, ' /:=;')}"
+    else:
+        source = f"data:image/{kind};base64,{b64encode(data).decode()}"
     image = f'<img src="{source}" alt="{escape(alt)}">'
     box = f'<div class="scroll" role="region" aria-label="{escape(alt)}" tabindex="0">{image}</div>'
     return f"<figure>{box}<figcaption>{escape(alt)}</figcaption></figure>"

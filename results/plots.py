@@ -36,10 +36,11 @@ SIZE_TICKS = [0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24]
 SPEED_TICKS = [0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24]
 
 WIDTH, LINE, MARGIN = 8.33, 0.205, 0.15  # inches
-LONGEST_NAME = 48  # characters
+LONGEST_NAME, LONGEST_IN_KEY = 48, 66  # characters
 SETTINGS = {"svg.hashsalt": "modelcompression", "svg.fonttype": "none", "text.parse_math": False}
 SETTINGS |= {"font.size": 9, "axes.grid": True, "grid.color": "#e4e4e4", "axes.edgecolor": "#888888"}
-SETTINGS |= {"axes.axisbelow": True}
+# A short list, since the file repeats it with every word.
+SETTINGS |= {"axes.axisbelow": True, "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"]}
 
 
 def figures(rows: pd.DataFrame) -> dict[str, str]:
@@ -209,9 +210,9 @@ def _below(axes: Axes, points: pd.DataFrame, column: str) -> None:
     groups: list[list[tuple[float, pd.Series]]] = []
     for _, row in points.iterrows():
         x = axes.transData.transform((row[column], 0))[0] * 72 / axes.figure.dpi
-        if not groups or x - groups[-1][-1][0] > 30 + 14 * len(groups[-1]):
-            groups.append([])
-        groups[-1].append((x, row))
+        groups.append([(x, row)])
+        while len(groups) > 1 and _overlap(*groups[-2:]):
+            groups[-2:] = [groups[-2] + groups[-1]]
         axes.plot(row[column], bottom, marker=7, markersize=7, color=style(row["homework"])[0], clip_on=False)
     for group in groups:
         place = np.exp(np.mean(np.log([row[column] for _, row in group])))
@@ -223,6 +224,12 @@ def _below(axes: Axes, points: pd.DataFrame, column: str) -> None:
         )
 
 
+def _overlap(left: list[tuple[float, pd.Series]], right: list[tuple[float, pd.Series]]) -> bool:
+    """Would the texts of two groups, each in the middle of its points, run into each other?"""
+    room = np.mean([x for x, _ in right]) - np.mean([x for x, _ in left])
+    return room < 12 * (len(left) + len(right)) + 20  # points: half of each text's width
+
+
 def _key(figure: Figure, front: pd.DataFrame, top: float) -> None:
     """A line for each point of the front: number, name, accuracy, size, speed."""
     columns = {0.55: "left", 5.95: "right", 6.95: "right", 7.95: "right"}
@@ -231,7 +238,7 @@ def _key(figure: Figure, front: pd.DataFrame, top: float) -> None:
         _write(figure, x, top, text, ha=columns[x], color="#555555")
     for _, row in front.iterrows():
         y = top + LINE * row["number"]
-        cells = [_brief(row["experiment"]), number(row["delta"], "+z.1f")]
+        cells = [_brief(row["experiment"], LONGEST_IN_KEY), number(row["delta"], "+z.1f")]
         cells += [number(row[column], ".2f") for column in ("size_mb", "speedup")]
         for x, text in zip(columns, cells, strict=True):
             _write(figure, x, y, text, ha=columns[x])
@@ -358,10 +365,10 @@ def _inches(texts: Iterable[str]) -> float:
     return max(widths, default=0) / 72
 
 
-def _brief(name: str) -> str:
+def _brief(name: str, longest: int = LONGEST_NAME) -> str:
     """A name that leaves room for the figure beside it; names of one family differ at their ends."""
-    half = (LONGEST_NAME - 1) // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[:half].rstrip()}…{name[-half:].lstrip()}"
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half].rstrip()}…{name[-half:].lstrip()}"
 
 
 def _svg(figure: Figure) -> str:

@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -75,3 +76,20 @@ def test_every_photograph_that_is_shown_is_credited_in_the_list_of_all(demo) -> 
     for stem, credit in CREDITS.items():
         (line,) = re.findall(rf"\| `{stem}` .*", listed)
         assert credit.split(" (")[0] in line and re.search("public domain|CC0|CC BY", line)
+
+
+def test_labels_lie_beside_or_below_each_other(demo, monkeypatch) -> None:
+    (photograph,) = (sample for sample in demo.samples if sample.path.stem == "coffee")
+    images = ImageSet("demo", (photograph,))
+    rows = np.array(
+        [[0, 5, 590, 390, 0.9, 0], [170, 16, 424, 325, 0.9, 1], [176, 30, 424, 325, 0.8, 0]], float
+    )
+    seen = Evaluation(images, [rows], [], [])
+    drawn = []
+    monkeypatch.setattr(differences, "as_jpeg", drawn.append)
+    differences.picture(seen, {"one": seen, "two": seen}, {0: "dining table", 1: "cup"}, 1)
+    (figure,) = drawn
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 3
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))

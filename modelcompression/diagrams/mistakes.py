@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from ultralytics.utils.metrics import box_iou
 
 from ..assets import Sample
 from ..measure.mistakes import RIGHT_PLACE, judged
@@ -54,9 +56,7 @@ def _verdict(title: str, found: list[tuple[float, float, int]]) -> str:
         raise ValueError(f"the sketch of {title} is judged {kinds}, {fates}")
     if not rows:
         return "nothing there"
-    shared = np.clip(np.minimum(rows[-1][2:4], box[0, 2:]) - np.maximum(rows[-1][:2], box[0, :2]), 0, None)
-    area = np.prod(box[0, 2:] - box[0, :2])
-    iou = shared.prod() / (2 * area - shared.prod())
+    iou = float(box_iou(torch.tensor([rows[-1][:4]]), torch.from_numpy(box)))
     sign = "≥" if iou >= RIGHT_PLACE else "<"
     return f"IoU {iou:.2f} {sign} {RIGHT_PLACE}"
 

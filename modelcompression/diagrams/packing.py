@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..figures import COLOURS
 from ..grid import step_sizes
 from ..methods.clustering import assign, kmeans
 from ..packed.coding import information
 from .sketch import arrow, block, note, paper
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 LEFT, RIGHT = 1.75, 7.8  # inches, where the columns of numbers lie
 
 

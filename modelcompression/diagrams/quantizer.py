@@ -7,9 +7,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..figures import COLOURS
 from .sketch import WORDS, arrow, block, note, paper
 
-BLUE, ORANGE = "#0072b2", "#d55e00"
+BLUE, ORANGE = COLOURS[:2]
 
 
 def on_levels(values: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:

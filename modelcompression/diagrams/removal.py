@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from ..figures import COLOURS
 from ..methods.sensitivity import output_error
+from .sketch import WORDS
 
-WORDS = 10.5  # points
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+BLUE, ORANGE, GREEN = COLOURS[:3]
 
 
 def removed(weights: torch.Tensor, hessian: torch.Tensor, refitted: bool) -> torch.Tensor:

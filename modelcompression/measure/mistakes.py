@@ -62,13 +62,18 @@ def judged(detections: np.ndarray, sample: Sample) -> tuple[np.ndarray, np.ndarr
 
 def fates(evaluation: Evaluation) -> np.ndarray:
     """(objects,) names of ``FATES`` for all annotated objects, photograph by photograph."""
-    pairs = zip(evaluation.detections, evaluation.images.samples, strict=True)
-    return np.concatenate([judged(*pair)[0] for pair in pairs])
+    return _all_judged(evaluation)[0]
 
 
 def mistakes(evaluation: Evaluation) -> dict[str, int]:
     """How many objects were found, misplaced, confused, missed; how many detections are superfluous."""
+    objects, detections = _all_judged(evaluation)
+    counts = {fate: int((objects == fate).sum()) for fate in FATES}
+    return counts | {kind: int((detections == kind).sum()) for kind in ("duplicate", "invented")}
+
+
+def _all_judged(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """``judged`` of all photographs, one after the other."""
     pairs = zip(evaluation.detections, evaluation.images.samples, strict=True)
-    kinds = np.concatenate([judged(*pair)[1] for pair in pairs])
-    counts = {fate: int((fates(evaluation) == fate).sum()) for fate in FATES}
-    return counts | {kind: int((kinds == kind).sum()) for kind in ("duplicate", "invented")}
+    objects, detections = zip(*(judged(*pair) for pair in pairs), strict=True)
+    return np.concatenate(objects), np.concatenate(detections)

@@ -35,7 +35,7 @@ def kmeans(
     Song 2011, "Ckmeans.1d.dp"). It would be exact on single values. Here it runs on cells of values, which is
     faster and nearly as good: ``CELLS`` of equal width, for the tails, cut further at ``CELLS`` quantiles,
     for the middle. Lloyd's iterations (1982) on the values then move the borders to where they belong.
-    There is no random start, and the largest layer of YOLOv8n takes about a second.
+    There is no random start.
 
     Args:
         values: numbers, of any shape.
