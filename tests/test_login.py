@@ -154,8 +154,8 @@ def publishing(hub: DagsHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("DAGSHUB_USER_TOKEN", "t0ken")
     done: list[str] = []
     monkeypatch.setattr(runner, "_fetch_assets", lambda needed: None)
-    monkeypatch.setattr(runner, "execute", lambda notebook, smoke: notebook)
-    monkeypatch.setattr(runner, "publish", lambda copy, notebook: done.append("published"))
+    monkeypatch.setattr(runner, "execute", lambda notebook, smoke, **_: notebook)
+    monkeypatch.setattr(runner, "publish", lambda executed: done.append("published"))
 
     def results(script: str, arguments: list[str]) -> None:
         done.extend([script, *finished_runs()["run_id"]])
