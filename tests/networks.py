@@ -1,5 +1,7 @@
 """Ultralytics' architectures with random weights, for tests of structure."""
 
+import copy
+
 import torch
 from torch import nn
 from ultralytics.nn.modules import Conv
@@ -7,12 +9,17 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 
 def random_network(
-    name: str, activation: nn.Module | None = None, width: float | None = None, **changes: object
+    name: str,
+    activation: nn.Module | None = None,
+    width: float | None = None,
+    tuned_from: int | None = None,
+    **changes: object,
 ) -> DetectionModel:
     """One of ultralytics' own descriptions with random weights, BatchNorm folded.
 
     Args:
         width: of its layers; None: as described.
+        tuned_from: the number of classes of the model that it starts from, as ultralytics' training does.
     """
     description = yaml_model_load(name) | {"nc": 3} | changes
     if width:
@@ -21,7 +28,12 @@ def random_network(
     before, Conv.default_act = Conv.default_act, activation or Conv.default_act
     try:
         torch.manual_seed(0)
-        model = DetectionModel(description, ch=description.get("channels", 3), verbose=False)
+        channels = description.get("channels", 3)
+        model = DetectionModel(copy.deepcopy(description), ch=channels, verbose=False)
+        if tuned_from:
+            model.load(
+                DetectionModel(description | {"nc": tuned_from}, ch=channels, verbose=False), verbose=False
+            )
     finally:
         Conv.default_act = before
     model.names = {0: "a", 1: "b: c", 2: "\u0432\u0433"}

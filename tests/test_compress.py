@@ -213,10 +213,10 @@ def test_code_that_is_not_installed_is_named(tmp_path: Path, data: Path, monkeyp
     assert "needs code that is not here (No module named 'somebodys_layers'): install" in said
 
 
-def test_a_head_made_for_other_classes_is_noticed_at_once(tmp_path: Path, data: Path) -> None:
-    """As a fine-tune leaves it that exchanges only the last convolutions: wider than its description."""
+def test_a_network_that_was_changed_by_hand_is_noticed_at_once(tmp_path: Path, data: Path) -> None:
+    """Wider than its description: it would not come back from a packed checkpoint."""
     model = random_network("yolov8n.yaml", width=0.125)
-    for branch in model.model[-1].cv3:
+    for branch in model.model[-1].cv2:
         branch[0].conv = nn.Conv2d(branch[0].conv.in_channels, 80, 3, padding=1)
         branch[1].conv = nn.Conv2d(80, branch[1].conv.out_channels, 3, padding=1)
     path = saved(model, tmp_path / "best.pt")

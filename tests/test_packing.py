@@ -484,6 +484,7 @@ ARCHITECTURES = {
     "yolo11n, LeakyReLU": {"activation": nn.LeakyReLU(0.2)},
     "yolov8n, grey": {"channels": 1},
     "yolo26n, one-to-many head": {"end2end": False},
+    **{f"{name}, fine-tuned": {"tuned_from": 80} for name in ("yolov8n", "yolo11n", "yolov10n", "yolo26n")},
 }
 
 
