@@ -1,11 +1,21 @@
 """Ultralytics' architectures with random weights, for tests of structure."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+
+def described(name: str, width: float | None = None, **changes: object) -> dict[str, Any]:
+    """One of ultralytics' own descriptions of networks, for three classes; ``width`` as of its layers."""
+    description = yaml_model_load(name) | {"nc": 3} | changes
+    if width:
+        depth, _, most = description["scales"][description["scale"]]
+        description["scales"] = {description["scale"]: [depth, width, most]}
+    return description
 
 
 def random_network(
@@ -21,10 +31,7 @@ def random_network(
         width: of its layers; None: as described.
         tuned_from: the number of classes of the model that it starts from, as ultralytics' training does.
     """
-    description = yaml_model_load(name) | {"nc": 3} | changes
-    if width:
-        depth, _, most = description["scales"][description["scale"]]
-        description["scales"] = {description["scale"]: [depth, width, most]}
+    description = described(name, width, **changes)
     before, Conv.default_act = Conv.default_act, activation or Conv.default_act
     try:
         torch.manual_seed(0)
