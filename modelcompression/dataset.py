@@ -63,7 +63,7 @@ def from_folder(folder: Path, names: Sequence[str], most: int) -> tuple[ImageSet
         raise AssetError(f"{folder} is no folder: give one with photographs")
     paths = _photographs(folder)
     if len(paths) < FEWEST:
-        raise AssetError(f"{folder} holds {len(paths)} photographs, at least {FEWEST} are needed")
+        raise AssetError(f"{folder} holds {len(paths)} photographs: give at least {FEWEST}")
     return tuple(
         ImageSet(
             f"{folder.name}, {part}", tuple(_sample(path, []) for path in _spaced(group, most)), tuple(names)
@@ -94,7 +94,7 @@ def _listed(file: Path, described: dict[str, Any], part: str) -> list[Path]:
     wanted = described[part] if isinstance(described[part], list) else [described[part]]
     paths = [path for entry in wanted for path in _entry(file, str(described.get("path") or ""), str(entry))]
     if len(paths) < FEWEST:
-        raise AssetError(f"'{part}' of {file} has {len(paths)} photographs, at least {FEWEST} are needed")
+        raise AssetError(f"'{part}' of {file} has {len(paths)} photographs: give at least {FEWEST}")
     return paths
 
 
@@ -120,7 +120,8 @@ def _entry(file: Path, base: str, entry: str) -> list[Path]:
             lines = place.read_text(encoding="utf8").split("\n")
             return [(place.parent / line.strip()).resolve() for line in lines if line.strip()]
     raise AssetError(
-        f"{file} names '{entry}', which is neither {' nor '.join(dict.fromkeys(map(str, tried)))}"
+        f"{file} names '{entry}', but there is no {' and no '.join(dict.fromkeys(map(str, tried)))}: correct "
+        "its path"
     )
 
 

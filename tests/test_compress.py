@@ -114,8 +114,8 @@ def test_a_malformed_label_is_named(line: str, tmp_path: Path) -> None:
         ({"names": ["circle", "square"]}, "has 2 classes, the model 3"),
         ({"names": [*NAMES[:-1], "moon"]}, "class 2 is 'moon' in"),
         ({"val": None}, "needs the keys names, train and val"),
-        ({"val": "images/test"}, "names 'images/test', which is neither"),
-        ({"path": "/nowhere"}, "which is neither"),
+        ({"val": "images/test"}, "names 'images/test', but there is no"),
+        ({"path": "/nowhere"}, "but there is no"),
         ({"val": "labels/val"}, "has 0 photographs"),
         ({"names": None}, "needs the keys names, train and val"),
     ],
@@ -139,7 +139,7 @@ def test_a_folder_needs_enough_photographs(data: Path, tmp_path: Path) -> None:
         folder.mkdir()
         for file in sorted((data.parent / "images/val").iterdir())[:count]:
             (folder / file.name).write_bytes(file.read_bytes())
-        with pytest.raises(AssetError, match=f"holds {count} photographs, at least 8"):
+        with pytest.raises(AssetError, match=f"holds {count} photographs: give at least 8"):
             dataset.from_folder(folder, NAMES, 200)
     (tmp_path / "3" / "half.png").write_bytes(b"\x89PNG")
     used, shown = dataset.from_folder(data.parent / "images/val", NAMES, 200)
@@ -269,11 +269,18 @@ def test_each_form_detects_what_the_original_detects(compressed) -> None:
     assert small < both < fast < 3.5 and small < 1
 
 
+def are_seen(boxes: list[tuple], others: list[tuple]) -> bool:
+    """Whether each box (name, confidence, corners) that is sure, and there is one, is among the others."""
+    sure = [box for box in boxes if box[1] > 0.5]
+    near = [min(np.abs(np.subtract(o[2:], box[2:])).max() for o in others if o[0] == box[0]) for box in sure]
+    return bool(near) and max(near) < 8
+
+
 def test_the_files_run_as_the_report_says(compressed, data: Path, monkeypatch, tmp_path: Path) -> None:
     outcomes, out = compressed
     text = (out / "report.md").read_text(encoding="utf8")
     monkeypatch.chdir(tmp_path)
-    image = cv2.imread(str(data.parent / "images/val/00000.png"))
+    image = cv2.imread(str(data.parent / "images/val/00004.png"))
     cv2.imwrite("photo.jpg", image)
     found = {}
     for outcome in outcomes[1:]:
@@ -281,15 +288,14 @@ def test_the_files_run_as_the_report_says(compressed, data: Path, monkeypatch, t
         exec("\n".join(outcome.lines).replace(".show()", ""), names := {})
         if outcome.name == "small":
             boxes = names["yolo"].predict("photo.jpg", imgsz=160, verbose=False)[0].boxes
-            rows = zip(boxes.cls, boxes.xyxy, strict=True)
-            found[outcome.name] = [(NAMES[int(category)], *map(float, box)) for category, box in rows]
+            rows = zip(boxes.cls, boxes.conf, boxes.xyxy, strict=True)
+            found[outcome.name] = [(NAMES[int(which)], float(c), *map(float, box)) for which, c, box in rows]
         else:
-            found[outcome.name] = [(b.name, b.x1, b.y1, b.x2, b.y2) for b in names["model"]("photo.jpg")]
-    first = sorted(found.pop("small"))
-    assert first
+            boxes = names["model"]("photo.jpg")
+            found[outcome.name] = [(b.name, b.confidence, b.x1, b.y1, b.x2, b.y2) for b in boxes]
+    small = found.pop("small")
     for boxes in found.values():
-        assert [box[0] for box in sorted(boxes)] == [box[0] for box in first]
-        assert np.abs(np.array([b[1:] for b in sorted(boxes)]) - [b[1:] for b in first]).max() < 8
+        assert are_seen(boxes, small) and are_seen(small, boxes)
     page = (out / "report.html").read_text(encoding="utf8")
     assert page.count("<tr>") == 5 and "detections.jpg" in page and "x".join(outcomes[1].name) not in page
     assert (out / "detections.jpg").stat().st_size > 10_000
@@ -302,10 +308,10 @@ def test_the_openvino_folder_is_ultralytics_own_form(compressed, data: Path) -> 
     folder = next(out.glob("*_openvino_model"))
     boxes = (
         YOLO(folder, task="detect")
-        .predict(data.parent / "images/val/00000.png", imgsz=160, verbose=False)[0]
+        .predict(data.parent / "images/val/00004.png", imgsz=160, verbose=False)[0]
         .boxes
     )
-    found = Model(folder, threads=1)(data.parent / "images/val/00000.png")
+    found = Model(folder, threads=1)(data.parent / "images/val/00004.png")
     assert sorted(NAMES[int(c)] for c in boxes.cls) == sorted(box.name for box in found) != []
 
 
@@ -331,7 +337,7 @@ def test_runs_are_logged_apart_from_those_of_the_tables(compressed) -> None:
 def test_a_bound_that_cannot_be_met_is_said_to_be(compressed, trained, data: Path) -> None:
     """What was made before serves again: only the bound is another."""
     outcomes, out = compressed
-    most = min(outcome.loss.bound for outcome in outcomes[1:]) / 2
+    most = min(outcome.loss.bound for outcome in outcomes[1:]) - 0.001
     work = compress.Work(dataclasses.replace(wish(trained, out, data=data), max_loss=most))
     with work.judge.bar:
         work.report([work.judge.original([trained]), *outcomes[1:]])
@@ -376,12 +382,12 @@ def assert_alike(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert np.median(np.abs(ours[0, :4] - theirs[0, :4])) < 4
 
 
-# Random weights, an eighth of the full width: attention needs as many channels.
+# Random weights, an eighth of the full width: attention needs as many channels. The layers of others come
+# back in test_packing; here is what only a whole compression can get wrong: four strides, other activations,
+# depthwise convolutions, attention, a head without the distribution of box sides.
 ARCHITECTURES = {
-    "yolov5n": {},
     "yolov8n-p2, ReLU, grey": {"activation": nn.ReLU(), "channels": 1},
     "yolo11n, Hardswish, fine-tuned": {"activation": nn.Hardswish(), "tuned_from": 80},
-    "yolov10n": {"end2end": False},
     "yolo26n": {"end2end": False},
 }
 
@@ -434,7 +440,7 @@ def test_int8_keeps_what_yolo26_has_learnt(five_shapes: assets.ImageSet, tmp_pat
     subject = Subject.of(model)
     graph = openvino.Core().read_model(exported_graph(model, tmp_path / "float", 160, "own"))
     openvino.save_model(
-        quantization.int8(graph, five_shapes.first(8), subject=subject), tmp_path / "int8.xml"
+        quantization.int8(graph, five_shapes.first(4), subject=subject), tmp_path / "int8.xml"
     )
     sides = TorchDetector(model, 1, subject=subject), LeanDetector(tmp_path / "int8.xml", 1, subject=subject)
     before, after = (accuracy.evaluate(one, five_shapes, 160, progress=False).map50 for one in sides)
