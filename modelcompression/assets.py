@@ -71,13 +71,14 @@ class ImageSet:
 
     name: str
     samples: tuple[Sample, ...] = field(repr=False)
+    names: tuple[str, ...] | None = None  # of the classes; None: COCO's
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def first(self, n: int) -> ImageSet:
         """The first ``n`` images as a set of the same name."""
-        return ImageSet(self.name, self.samples[:n])
+        return ImageSet(self.name, self.samples[:n], self.names)
 
 
 @dataclass(frozen=True)

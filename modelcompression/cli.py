@@ -59,6 +59,20 @@ def _command(example: str, **settings: Any) -> Callable:
     return cli.command(epilog=f"Example: modelcompression {example}", **settings)
 
 
+class _Share(click.ParamType):
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            share = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < 1:
+            self.fail(f"'{value}' is no share from 0% to 100%, such as 1%", param, ctx)
+        return share
+
+
+SHARE = _Share()
 HOMEWORK = click.argument("homework")
 
 
@@ -149,12 +163,15 @@ def confirm(models: tuple[str, ...], images: int, smoke: bool, target: Path | No
 
 @_command("detect photo.jpg --save boxes")
 @click.argument("sources", nargs=-1, required=True, metavar="PHOTO…")
-@click.option("--model", help="A .mcpk file, or the name of one in models/.  [the fastest of models/]")
+@click.option(
+    "--model", help="A .mcpk file, the name of one in models/, or an OpenVINO folder.  [the fastest]"
+)
 @click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Write pictures and videos with boxes into this folder.")  # fmt: skip
 @click.option("--json", "lines", is_flag=True, help="A line of JSON for each picture.")
 @click.option("--confidence", type=float, default=0.25, show_default=True, help="Leave out boxes below.")
-@click.option("--size", type=int, default=640, show_default=True, help="Long side of the input, pixels.")
+@click.option("--size", type=int, default=None, help="Long side of the input, pixels.  [as packed, or 640]")
+@click.option("--square", is_flag=True, help="Pad photographs to squares instead of rectangles.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads of the runtime.  [all cores]")
 def detect(
     sources: tuple[str, ...], model: str | None, save: Path | None, lines: bool, **settings: Any
@@ -189,6 +206,35 @@ def inspect(file: Path) -> None:
     from .packed import checkpoint
 
     click.echo(checkpoint.inspect(file).to_string(index=False, na_rep=""))
+
+
+@_command("compress best.pt --data my.yaml --for both --max-loss 1% --trust")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="YAML of a data set, as for ultralytics.")
+@click.option("--images", type=click.Path(path_type=Path), help="A folder of photographs without labels.")
+@click.option(
+    "--for", "goal", type=click.Choice(["fast", "small", "both"]), default="both", show_default=True
+)
+@click.option("--max-loss", type=SHARE, default=None, help="Largest loss.  [1%; without labels 5%]")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for files and report.")
+@click.option("--size", type=click.IntRange(32), default=None, help="Input in pixels.  [as trained]")
+@click.option("--trust", "trusted", is_flag=True, help="The .pt file is mine: opening it may run its code.")
+@click.option("--sha256", default=None, help="Open the .pt file if this is its hash.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+def compress(weights: Path, out: Path | None, **wish: Any) -> None:
+    """Make a detector of one's own smaller and faster: files that run, and a report of what it cost.
+
+    WEIGHTS is the .pt file of any detector of ultralytics', YOLOv5u to YOLO26. Photographs come from --data,
+    the YAML that it was trained with; without labels, a folder of --images does: then the promise is
+    agreement with the original instead of mAP. What was done is kept: a killed compression goes on where it
+    was.
+    """
+    from . import compress as compressing
+
+    wanted = compressing.Wish(weights=weights, out=out or Path(f"{weights.stem}-compressed"), **wish)
+    for outcome in compressing.compress(wanted)[1:]:
+        click.echo(outcome)
+    click.echo(f"report: {wanted.out / 'report.html'}")
 
 
 @_command("sync")

@@ -18,49 +18,57 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .boxes import CONFIDENCE, Box, best_boxes, draw_boxes
+from .boxes import CONFIDENCE, NMS_IOU, Box, best_boxes, draw_boxes
 from .cards import model_file
-from .detector import Detector, DetectorError, openvino_settings, positive, reason_of
+from .detector import Detector, DetectorError, openvino_file, openvino_settings, positive, reason_of
 from .frames import photograph
 from .images import fit, prepared, to_original
 from .packed.container import opened
 from .packed.graphs import unpacked_graph
-from .subject import class_names
+from .subject import Subject, class_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+SIZE, SMALLEST_STRIDE = 640, 32
 
 
 class Model:
     """A packed checkpoint, ready to detect.
 
     Args:
-        model: path of a ``.mcpk`` file, or the name of one in ``models/``; None: the fastest of ``models/``.
+        model: path of a ``.mcpk`` file, the name of one in ``models/``, or the folder of an OpenVINO export
+            of ultralytics'; None: the fastest of ``models/``.
         confidence: boxes with less are left out; 0…1.
-        size: long side of the network's input in pixels, a multiple of 32.
+        size: long side of the network's input in pixels, a multiple of its largest stride (32); None: that
+            of the file's INT8 graph, or 640.
         threads: None: one for each core that this process may use.
+        square: pad photographs to squares instead of rectangles, for models that detect better so.
 
     Raises:
         ModelMissing: there is no such file.
         PackedCheckpointError: it is no packed checkpoint, or damaged.
-        DetectorError: an argument is out of range, or the network is no YOLOv8 detector.
+        DetectorError: an argument is out of range, or the network is no detector of ultralytics'.
     """
 
     def __init__(
         self,
         model: str | Path | None = None,
         confidence: float = CONFIDENCE,
-        size: int = 640,
+        size: int | None = None,
         threads: int | None = None,
+        square: bool = False,
     ) -> None:
         if not 0 < confidence < 1:
             raise DetectorError(f"confidence must be between 0 and 1, not {confidence}")
-        if size < 32 or size % 32:
-            raise DetectorError(f"the input size must be a multiple of 32, not {size}")
-        self.path = model_file(model)
-        self.confidence, self.size = confidence, size
-        self.names = class_names()
-        self.detector = self._loaded(_cores() if threads is None else threads)
+        if size is not None:
+            _check_size(size, SMALLEST_STRIDE)
+        self.path = Path(model) if model and Path(model).is_dir() else model_file(model)
+        self.confidence, self._square = confidence, square
+        self.detector, own = _loaded(self.path, _cores() if threads is None else threads)
+        self.names = self.detector.subject.names or tuple(class_names().values())
+        self.size, self._stride = own if size is None else size, max(self.detector.subject.strides)
+        _check_size(self.size, self._stride)
 
     def __call__(self, picture: str | Path | np.ndarray) -> list[Box]:
         """What is in a photograph.
@@ -75,9 +83,9 @@ class Model:
             PictureError: the file is not there, or no photograph.
         """
         pixels = _pixels(picture)
-        small, scale, offset = fit(pixels, self.size, square=False)
+        small, scale, offset = fit(pixels, self.size, self._square, max(32, self._stride))
         rows = self.detector(prepared(self.detector, small))[0].T
-        found = best_boxes(rows, self.confidence)
+        found = best_boxes(rows, self.confidence, self.detector.subject.nms_iou(NMS_IOU))
         corners = to_original(found[:, :4], scale, offset)
         height, width = pixels.shape[:2]
         corners = np.clip(corners, 0, [width, height, width, height])
@@ -93,31 +101,75 @@ class Model:
         pixels = _pixels(picture)
         return Image.fromarray(draw_boxes(pixels, self(pixels)))
 
-    def _loaded(self, threads: int) -> Detector:
-        header, _ = opened(self.path)
-        if "int8" not in header["graphs"]:
-            from .detector import TorchDetector
-            from .packed import checkpoint
 
-            return TorchDetector(checkpoint.load(self.path).model, threads)
-        return _Lean(self.path, threads, 4 + len(self.names))
+def _loaded(path: Path, threads: int) -> tuple[Detector, int]:
+    """A detector, and the size of its input unless another is wished for."""
+    if path.is_dir():
+        file = openvino_file(path)
+        names, end2end = _described(path / "metadata.yaml")
+        lean = _Lean(path, (str(file), str(file.with_suffix(".bin"))), threads, names, end2end)
+        return lean, lean.size
+    header, _ = opened(path)
+    if "int8" in header["graphs"]:
+        architecture = header["architecture"]
+        names = tuple(architecture.names)
+        lean = _Lean(path, unpacked_graph(path), threads, names, architecture.end2end)
+        return lean, lean.size
+    from .detector import TorchDetector
+    from .packed import checkpoint
+
+    model = checkpoint.load(path).model
+    return TorchDetector(model, threads, subject=Subject.of(model)), SIZE
+
+
+def _described(file: Path) -> tuple[tuple[str, ...], bool]:
+    """Class names from what ultralytics writes beside an exported graph, and whether it needs suppression."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf8"))
+        return tuple(str(name) for name in found["names"].values()), bool(found.get("end2end"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError):
+        raise DetectorError(
+            f"{file} does not name the classes: give the whole folder that the export has written"
+        ) from None
+
+
+def _check_size(size: int, stride: int) -> None:
+    if size < stride or size % stride:
+        raise DetectorError(f"the input size must be a multiple of {stride}, not {size}")
 
 
 class _Lean:
-    """The INT8 graph of a packed checkpoint, compiled when photographs of a new shape come.
+    """An exported graph, compiled when photographs of a new shape come.
 
     Unlike ``LeanDetector`` it writes no file and compiles nothing to try it out, so that the first
     photograph is seen early.
     """
 
-    runtime, execution_precision = "OpenVINO, lean graph", "int8, rest f32"
-    takes_pixels, stretches, strides = True, False, (8, 16, 32)
+    runtime = "OpenVINO, lean graph"
+    takes_pixels = True
 
-    def __init__(self, path: Path, threads: int, columns: int) -> None:
-        self._path, self._columns, self.threads = path, columns, threads
+    def __init__(
+        self, path: Path, graph: tuple[Any, Any], threads: int, names: tuple[str, ...], end2end: bool
+    ) -> None:
+        import openvino
+
+        from .methods.lean import strides_of
+
+        self._path, self._graph, self.threads = path, graph, threads
         self._settings = openvino_settings(positive(threads), "f32", "LATENCY")
-        self._graph = unpacked_graph(path)
         self._compiled: dict[tuple[int, ...], Any] = {}
+        try:
+            read = openvino.Core().read_model(*graph)
+            strides = strides_of(read)
+        except (ValueError, RuntimeError) as error:
+            raise DetectorError(f"{path} has no lean form: {reason_of(error)}") from None
+        integers = any(op.get_type_name() == "FakeQuantize" for op in read.get_ops())
+        self.execution_precision = "int8, rest f32" if integers else "f32"
+        _, channels, *sides = read.inputs[0].shape
+        self.size = max(sides)
+        self.subject = Subject(names, len(names), channels, strides, end2end=end2end)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         if batch.shape not in self._compiled:
@@ -134,8 +186,9 @@ class _Lean:
             graph = lean(core.read_model(*self._graph), height, width, batch)
         except (ValueError, RuntimeError) as error:
             raise DetectorError(f"{self._path} has no lean form: {reason_of(error)}") from None
-        classes, names = graph.output(0).shape[2] - 4, self._columns - 4
-        if classes != names:
+        classes = graph.output(0).shape[2] - 4
+        if classes != self.subject.classes:
+            names = self.subject.classes
             raise DetectorError(f"{self._path} detects {classes} classes, but has {names} names")
         return core.compile_model(graph, "CPU", self._settings)
 

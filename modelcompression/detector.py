@@ -1,9 +1,9 @@
 """How does any runtime look the same? ``detector(batch)`` → raw head output.
 
 Three runtimes (PyTorch, ONNX Runtime, OpenVINO) behind one face: a float32 batch (N, 3, H, W), RGB,
-values in 0…1, goes in; the YOLOv8 head's float32 output (N, 84, anchors) comes out: 4 box numbers
-(centre x, centre y, width, height in input pixels) and 80 class scores for each anchor. A detector that
-``takes_pixels`` is given the uint8 pixels themselves, (N, H, W, 3).
+values in 0…1, goes in; the head's float32 output (N, 4 + classes, anchors) comes out, for YOLOv8n (N, 84,
+anchors): 4 box numbers (centre x, centre y, width, height in input pixels) and the class scores of each
+anchor. A detector that ``takes_pixels`` is given the uint8 pixels themselves, (N, H, W, 3).
 """
 
 from __future__ import annotations
@@ -19,33 +19,31 @@ import numpy as np
 
 from .errors import ModelCompressionError
 from .machine import cpu
+from .subject import YOLOV8N, Subject
 
-CHANNELS = 84
-STRIDES = (8, 16, 32)
-PROBE = (1, 3, 64, 64)
+PROBE = 64  # pixels, or twice the largest stride
+BEST = 300  # detections that a head without suppression gives
 
 
 class DetectorError(ModelCompressionError, RuntimeError):
-    """A model cannot be loaded or is no YOLOv8 detector for COCO; the message says what to do."""
+    """A model cannot be loaded or is no detector of its subject; the message says what to do."""
 
 
 class Detector(Protocol):
     """What every runtime offers.
 
     ``execution_precision`` is the number format the CPU computes in, which need not be the one that
-    the file stores. ``strides`` are the pixels a side of a cell at each scale; a detector that ``stretches``
-    was trained on photographs stretched to its input, not padded.
+    the file stores. ``subject`` says what is detected, and how the network sees a photograph.
     """
 
     runtime: str
     execution_precision: str
     threads: int
     takes_pixels: bool
-    stretches: bool
-    strides: tuple[int, ...]
+    subject: Subject
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """What ``images.prepared`` makes of images → (N, 84, anchors) float32, a copy the caller owns."""
+        """What ``images.prepared`` makes of images → (N, 4 + classes, anchors) float32, the caller's own."""
         ...
 
 
@@ -58,17 +56,22 @@ class TorchDetector:
         threads: intra-op threads.
         channels_last: keep activations and weights in NHWC order, which oneDNN's kernels prefer.
         precision: ``f32``, or ``bf16``: convolutions under ``torch.autocast``.
+        subject: what the model detects; YOLOv8n's classes of COCO by default.
     """
 
     runtime = "PyTorch"
     takes_pixels = False
-    stretches = False
-    strides = STRIDES
 
     def __init__(
-        self, source: Path | Any, threads: int = 2, channels_last: bool = False, precision: str = "f32"
+        self,
+        source: Path | Any,
+        threads: int = 2,
+        channels_last: bool = False,
+        precision: str = "f32",
+        subject: Subject = YOLOV8N,
     ) -> None:
         torch = library("torch")
+        self.subject = subject
         self.threads = positive(threads)
         if precision not in ("f32", "bf16"):
             raise DetectorError(f"PyTorch computes in f32 or bf16 on a CPU, not in {precision}")
@@ -90,14 +93,12 @@ class TorchDetector:
         with torch.inference_mode(), half:
             images = torch.from_numpy(batch).contiguous(memory_format=self._layout)
             output = self.model(images)
-        return (output[0] if isinstance(output, tuple | list) else output).float().numpy()
+        found = output[0] if isinstance(output, tuple | list) else output
+        return as_scores(found.float().numpy(), self.subject)
 
 
 class FromFile:
     """Travels to other processes as its constructor's arguments: they read the same file there."""
-
-    stretches = False
-    strides = STRIDES
 
     def __new__(cls, path: Path | str, *arguments: Any, **named: Any) -> Self:
         self = super().__new__(cls)
@@ -115,13 +116,17 @@ class OnnxDetector(FromFile):
         exact: add up INT8 products by instructions that cannot saturate, at some of the speed. None: only
             where the CPU's fastest ones do (`machine.Cpu.saturates`) and the same file would detect worse;
             on other CPUs it changes no output and only costs time.
+        subject: what the file was made of.
     """
 
     runtime = "ONNX Runtime"
     takes_pixels = False
 
-    def __init__(self, path: Path | str, threads: int = 2, exact: bool | None = None) -> None:
+    def __init__(
+        self, path: Path | str, threads: int = 2, exact: bool | None = None, subject: Subject = YOLOV8N
+    ) -> None:
         ort = library("onnxruntime")
+        self.subject = subject
         self.threads = positive(threads)
         self.path = existing(path)
         options = ort.SessionOptions()
@@ -140,7 +145,7 @@ class OnnxDetector(FromFile):
         try_out(self, str(path), [d if isinstance(d, int) else None for d in free])
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {self._input: batch})[0]
+        return as_scores(self.session.run(None, {self._input: batch})[0], self.subject)
 
 
 class OpenVinoDetector(FromFile):
@@ -152,6 +157,7 @@ class OpenVinoDetector(FromFile):
             It is pinned because OpenVINO's own default is bf16 wherever the CPU has AMX: twice as
             fast and not the same numbers.
         shape: fixed input shape for a model exported with free dimensions; None leaves it as it is.
+        subject: what the file was made of.
     """
 
     runtime = "OpenVINO"
@@ -164,7 +170,9 @@ class OpenVinoDetector(FromFile):
         precision: str = "f32",
         hint: str = "LATENCY",
         shape: tuple[int, ...] | None = None,
+        subject: Subject = YOLOV8N,
     ) -> None:
+        self.subject = subject
         self.threads = positive(threads)
         self.path = openvino_file(path)
         settings = openvino_settings(threads, precision, hint)
@@ -181,7 +189,22 @@ class OpenVinoDetector(FromFile):
         try_out(self, str(path), dims)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        return self.compiled(batch)[0]
+        return as_scores(self.compiled(batch)[0], self.subject)
+
+
+def as_scores(output: np.ndarray, subject: Subject) -> np.ndarray:
+    """What a head gives, in the form that all detectors give: (N, 4 + classes, anchors).
+
+    A head that needs no suppression gives its best detections (N, n, 6): two corners, score, class.
+    """
+    if not subject.end2end or output.ndim != 3 or output.shape[2] != 6:
+        return output
+    corners, score, category = output[..., :4], output[..., 4], output[..., 5]
+    found = np.zeros((len(output), 4 + subject.classes, output.shape[1]), np.float32)
+    found[:, :2] = ((corners[..., :2] + corners[..., 2:]) / 2).transpose(0, 2, 1)
+    found[:, 2:4] = (corners[..., 2:] - corners[..., :2]).transpose(0, 2, 1)
+    np.put_along_axis(found[:, 4:], category.astype(int)[:, None], score[:, None], 1)
+    return found
 
 
 def openvino_settings(threads: int, precision: str, hint: str) -> dict[str, Any]:
@@ -295,22 +318,30 @@ def try_out(detector: Detector, name: str, shape: Sequence[int | None] = (None,)
         shape: the input shape (N, 3, H, W); None where the model leaves a dimension free.
 
     Raises:
-        DetectorError: the model does not take that input or does not give (N, 84, anchors) for it.
+        DetectorError: the model does not take that input or does not give (N, 4 + classes, anchors) for it.
     """
-    if len(shape) != 4 or shape[1] not in (3, None):
-        raise DetectorError(f"{name} takes an input of shape {tuple(shape)}, not (N, 3, H, W)")
-    batch, _, height, width = (given or free for given, free in zip(shape, PROBE, strict=True))
-    anchors = sum(-(-height // stride) * -(-width // stride) for stride in detector.strides)
-    size = f"{batch}×3×{height}×{width}"
+    subject = detector.subject
+    channels, side = subject.channels, max(PROBE, 2 * max(subject.strides))
+    if len(shape) != 4 or shape[1] not in (channels, None):
+        raise DetectorError(f"{name} takes an input of shape {tuple(shape)}, not (N, {channels}, H, W)")
+    free_sizes = (1, channels, side, side)
+    batch, _, height, width = (given or free for given, free in zip(shape, free_sizes, strict=True))
+    anchors = subject.anchors(height, width)
+    expected = (batch, 4 + subject.classes, anchors)
+    size = f"{batch}×{channels}×{height}×{width}"
     try:
-        grey = np.full((batch, 3, height, width), 0.5, np.float32)
+        grey = np.full((batch, channels, height, width), 0.5, np.float32)
         output = detector(np.uint8(255 * grey).transpose(0, 2, 3, 1) if detector.takes_pixels else grey)
     except Exception as error:
         raise DetectorError(f"{name} cannot run on an input of {size}: {reason_of(error)}") from None
-    if output.shape != (batch, CHANNELS, anchors):
+    fits = output.shape == expected
+    if subject.end2end and output.ndim == 3:
+        fits = output.shape[:2] == expected[:2] and output.shape[2] in (anchors, min(BEST, anchors))
+    if not fits:
+        kind = "COCO's 80 classes" if subject.names is None else f"these {subject.classes} classes"
         raise DetectorError(
-            f"{name} gives {output.shape} for an input of {size}, not {(batch, CHANNELS, anchors)}: "
-            "it is no YOLOv8 detector for COCO's 80 classes"
+            f"{name} gives {output.shape} for an input of {size}, not {expected}: "
+            f"it is no YOLO detector for {kind}"
         )
 
 

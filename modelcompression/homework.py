@@ -24,11 +24,12 @@ from IPython.display import Image, Markdown
 
 from . import ROOT, differences, figures
 from .assets import ImageSet, image_set, report_and_calibration
+from .dataset import MOST, from_yaml
 from .detector import Detector, is_taken_literally, try_out
 from .errors import ModelCompressionError
 from .fetch import roots, sha256
 from .files import FolderError, own_folder
-from .images import letterbox, to_batch
+from .images import letterbox, planes
 from .machine import campaign, commit, cpu, versions
 from .measure.accuracy import Evaluation, evaluate
 from .measure.agreement import as_truth
@@ -39,7 +40,9 @@ from .measure.kept import Kept
 from .measure.latency import time_pairs
 from .measure.pipeline import View, time_pipelines
 from .measurement import Measurement, absolute_metrics, relative_metrics, row, sentence
-from .subject import PARAMETERS, class_names
+from .own_model import input_size, own_model
+from .subject import YOLOV8N, Subject, class_names
+from .subject import weights as yolov8n
 from .tracking.login import sign_in
 from .tracking.store import RunRecord
 from .tracking.targets import resolve_target
@@ -65,8 +68,16 @@ class Homework:
         n_images: images of val2017 to report on; None: the 281 listed ones.
         threads: threads of every runtime.
         login: sign in to DagsHub in the browser first, see ``tracking.login``.
+        weights, data: a detector of one's own and the YAML of its data set, both or neither; None: YOLOv8n
+            and COCO. Its rows are kept apart from YOLOv8n's, and enter no table but `table`.
+        trust: ``weights`` is a pickle that may run code, and yours.
+
+    Attributes:
+        subject: what is compressed.
+        size: of the square that the original sees, in pixels.
 
     Raises:
+        OwnModelError: the weights are not trusted, or no detector.
         ParameterError: a parameter out of range, before any long work starts.
         LoginError: DagsHub does not sign in.
         FolderError: the repository cannot be written, or ultralytics would read other files than those there.
@@ -80,15 +91,28 @@ class Homework:
         n_images: int | None = None,
         threads: int = 2,
         login: bool = False,
+        weights: Path | str | None = None,
+        data: Path | str | None = None,
+        trust: bool = False,
     ) -> None:
         self.name = name
         self.smoke = smoke
         self.threads = threads
         self._check(n_images)
+        if bool(weights) != bool(data):
+            raise ParameterError("WEIGHTS and DATA belong together: a .pt file, and the YAML of its data set")
         if login:
             sign_in()
         self.folder, self._lock = own_folder(ROOT / "build" / name)
-        self.images, self.calibration = report_and_calibration(n_images)
+        self.subject, self.size = YOLOV8N, INPUT_SIZE
+        self._own = Path(weights) if weights else None
+        if self._own:
+            model = own_model(self._own, trust)
+            self.subject, self.size = Subject.of(model), input_size(model)
+            sets = from_yaml(Path(data), self.subject.names, n_images or MOST)
+            self.calibration, self.images = sets
+        else:
+            self.images, self.calibration = report_and_calibration(n_images)
         if smoke:
             self.images, self.calibration = self.images.first(6), self.calibration.first(4)
         self.pairs, self.resamples = (1, 50) if smoke else (30, 500)
@@ -103,9 +127,9 @@ class Homework:
         ships: Sequence[Path | str],
         params: Mapping[str, Any] | None = None,
         log: bool = True,
-        size: int = INPUT_SIZE,
+        size: int | None = None,
         square: bool = True,
-        parameters: int = PARAMETERS,
+        parameters: int | None = None,
     ) -> Measurement:
         """Evaluate on both image sets, time against the baseline, size, and log one experiment.
 
@@ -115,10 +139,10 @@ class Homework:
                 along with them (`shipped`) counts, too.
             params: what the method was run with, for the experiment page.
             log: False leaves it out of the tables: it is only measured.
-            size: long side of the detector's input; the baseline keeps its own, 640.
+            size: long side of the detector's input; None: the baseline's, which keeps its own.
             square: False pads photographs to rectangles (``letterbox``) and times the median
                 photograph of the report set instead of one square.
-            parameters: of the network before it was compressed; one that is not YOLOv8n has its own.
+            parameters: of the network before it was compressed; None: the subject's.
 
         Raises:
             ParameterError: another number of threads, or no baseline yet.
@@ -126,7 +150,8 @@ class Homework:
             ShippingError: a file is missing, or what ships does not load by itself.
         """
         baseline = self._baseline_for(experiment, detector)
-        try_out(detector, experiment, (1, 3, size, size))
+        size = size or self.size
+        try_out(detector, experiment, (1, detector.subject.channels, size, size))
         files = all_shipped(ships)
         require_loadable(files)
         view, digest = View(size, square), "" if baseline else sha256(files[0])
@@ -138,7 +163,7 @@ class Homework:
             delta = paired_bootstrap(report, baseline.report, self.resamples)
         reference = baseline.detector if baseline else detector
         timing = time_pairs(reference, detector, self.batches(detector, size, square), self.pairs)
-        metrics = absolute_metrics(report, calibration, timing, files, parameters)
+        metrics = absolute_metrics(report, calibration, timing, files, parameters or self.subject.parameters)
         if baseline and delta:
             metrics |= relative_metrics(metrics, delta, timing, baseline)
             metrics["agreement"] = demo.map50_95
@@ -147,11 +172,16 @@ class Homework:
         found = Measurement(experiment, detector, report, calibration, demo, delta, timing, metrics)
         self.measurements[experiment] = found
         if log:
-            form = "stretched" if detector.stretches else "square" if square else "rectangle"
+            form = "stretched" if detector.subject.stretches else "square" if square else "rectangle"
             shape = {"input_size": size, "input_shape": form}
             self._log(found, files, shape | dict(params or {}))
         print(sentence(found))
         return found
+
+    @cached_property
+    def weights(self) -> Path:
+        """The checkpoint that is compressed: one's own, or YOLOv8n's, found or fetched."""
+        return self._own or yolov8n()
 
     @property
     def baseline(self) -> Measurement:
@@ -159,17 +189,19 @@ class Homework:
         return self.measurements[BASELINE]
 
     def batch(self) -> np.ndarray:
-        """(1, 3, 640, 640): the first report image, what every latency is measured on."""
-        return to_batch(letterbox(self.images.samples[0].path, INPUT_SIZE)[0])
+        """(1, channels, size, size): the first report image, what every latency is measured on."""
+        return planes(self.subject.channels, letterbox(self.images.samples[0].path, self.size)[0])
 
     def batches(
-        self, detector: Detector, size: int = INPUT_SIZE, square: bool = True
+        self, detector: Detector, size: int | None = None, square: bool = True
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """What ``time_pairs`` feeds the baseline and a detector: the first report image, each its own way.
 
         With ``square=False`` it is photographs from all over the report set, since their rectangles differ.
         """
-        return forward_inputs(detector, self._photographs(), View(size, square))
+        baseline = self.measurements[BASELINE].detector if BASELINE in self.measurements else detector
+        views = View(size or self.size, square), View(self.size)
+        return forward_inputs(baseline, detector, self._photographs(), *views)
 
     def _photographs(self) -> list[Path]:
         """As many as pairs are timed, from all over the report set."""
@@ -194,7 +226,8 @@ class Homework:
     def changes(self, *experiments: str, count: int = 2) -> Image:
         """What some models see differently from the original, on the demo photographs that differ most."""
         others = {name: self.measurements[name].demo for name in experiments}
-        return differences.picture(self.baseline.demo, others, class_names(), count)
+        names = dict(enumerate(self.subject.names)) if self.subject.names else class_names()
+        return differences.picture(self.baseline.demo, others, names, count)
 
     def changed(self) -> pd.DataFrame:
         """How many objects on the demo photographs each model sees the same, moved, lost, new."""
@@ -228,7 +261,8 @@ class Homework:
 
     def _pipeline_metrics(self, detector: Detector, view: View) -> dict[str, float]:
         jpegs = [path.read_bytes() for path in self._photographs()]
-        found = time_pipelines(self.baseline.detector, detector, jpegs, view, self.pairs)
+        sides, usual = (self.baseline.detector, detector), View(self.size)
+        found = time_pipelines(*sides, jpegs, view, self.pairs, baseline_view=usual)
         return {
             "pipeline_ms": float(np.median(found.variant.sum(axis=1))),
             "baseline_pipeline_ms": float(np.median(found.baseline.sum(axis=1))),
@@ -272,6 +306,8 @@ class Homework:
         return self.baseline
 
     def _banner(self) -> None:
+        if self._own:
+            print(f"model     {self.weights}, {self.subject.classes} classes, {self.size} px")
         print(f"CPU       {cpu()}; {self.threads} threads are used")
         print(f"versions  {versions()}")
         print(f"commit    {commit() or 'unknown: this is no git checkout, or there is no git'}")
@@ -280,7 +316,8 @@ class Homework:
         print(f"tracking  {resolve_target().description}{' (smoke run)' if self.smoke else ''}")
 
     def _tags(self) -> dict[str, str]:
-        return {
+        own = {"subject": self._own.stem} if self._own else {}
+        return own | {
             "homework": self.name,
             "dataset": self.images.name,
             "cpu": cpu().name,

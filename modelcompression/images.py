@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,13 +16,15 @@ PADDING_GREY = 114
 
 
 @lru_cache(maxsize=1024)
-def letterbox(path: Path, size: int, square: bool = True) -> tuple[np.ndarray, float, tuple[int, int]]:
+def letterbox(
+    path: Path, size: int, square: bool = True, stride: int = 32
+) -> tuple[np.ndarray, float, tuple[int, int]]:
     """Decode an image file and ``fit`` it. Cached: every experiment looks at the same photographs.
 
     Raises:
         AssetError: the file cannot be decoded.
     """
-    canvas, scale, offset = fit(_decoded(path), size, square)
+    canvas, scale, offset = fit(_decoded(path), size, square, stride)
     canvas.flags.writeable = False
     return canvas, scale, offset
 
@@ -33,13 +36,15 @@ def _decoded(path: Path) -> np.ndarray:
     return image
 
 
-def fit(image: np.ndarray, size: int, square: bool = True) -> tuple[np.ndarray, float, tuple[int, int]]:
+def fit(
+    image: np.ndarray, size: int, square: bool = True, stride: int = 32
+) -> tuple[np.ndarray, float, tuple[int, int]]:
     """Scale the long side of (H, W, 3) uint8 pixels to ``size``, pad the short side with grey.
 
     Rounds as ultralytics' dataset does.
 
     Args:
-        square: pad to ``size``, or only to the next multiple of 32, the network's largest stride.
+        square: pad to ``size``, or only to the next multiple of ``stride``, the network's largest.
 
     Returns:
         pixels (height, width, 3), the scale factor, and the padding (left, top) in pixels.
@@ -49,7 +54,7 @@ def fit(image: np.ndarray, size: int, square: bool = True) -> tuple[np.ndarray, 
     new_width, new_height = (min(int(np.ceil(x * scale)), size) for x in (width, height))
     if scale != 1:
         image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    full_width, full_height = (size if square else -(-x // 32) * 32 for x in (new_width, new_height))
+    full_width, full_height = (size if square else -(-x // stride) * stride for x in (new_width, new_height))
     left, top = round((full_width - new_width) / 2 - 0.1), round((full_height - new_height) / 2 - 0.1)
     canvas = np.full((full_height, full_width, 3), PADDING_GREY, np.uint8)
     canvas[top : top + new_height, left : left + new_width] = image
@@ -75,7 +80,9 @@ def seen(
     Raises:
         AssetError: the file cannot be decoded.
     """
-    return stretch(_decoded(path), size) if detector.stretches else letterbox(path, size, square)
+    if detector.subject.stretches:
+        return stretch(_decoded(path), size)
+    return letterbox(path, size, square, max(32, *detector.subject.strides))
 
 
 def to_batch(*images: np.ndarray) -> np.ndarray:
@@ -83,9 +90,23 @@ def to_batch(*images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2), dtype=np.float32) / 255
 
 
+def planes(channels: int, *images: np.ndarray) -> np.ndarray:
+    """:func:`to_batch`, of grey values if the detector's input has one channel."""
+    return to_batch(*_in_channels(channels, images))
+
+
 def prepared(detector: Detector, *images: np.ndarray) -> np.ndarray:
     """Stack (H, W, 3) uint8 RGB images into what a detector takes: pixels, or ``to_batch`` of them."""
-    return np.stack(images) if detector.takes_pixels else to_batch(*images)
+    channels = detector.subject.channels
+    return np.stack(_in_channels(channels, images)) if detector.takes_pixels else planes(channels, *images)
+
+
+def _in_channels(channels: int, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    if channels == 3:
+        return images
+    if channels != 1:
+        raise AssetError(f"photographs have 3 channels or 1, the detector wants {channels}")
+    return [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] for image in images]
 
 
 def to_original(boxes: np.ndarray, scale: float | tuple[float, float], offset: tuple[int, int]) -> np.ndarray:

@@ -27,11 +27,13 @@ from .detector import (
 )
 from .fetch import AssetError, download, roots, verify
 from .ncnn_file import Layer, layers
+from .subject import Subject
 
 PARAMETERS = 1_186_346  # with BatchNorm folded
 SIZE = 416
 STRIDES = (8, 16, 32, 64)
 SIDES, BINS = 4, 8
+SUBJECT = Subject(strides=STRIDES, bins=BINS, parameters=PARAMETERS, stretches=True)
 OUTPUTS = ("cls{}", "dis{}_pre")  # of each scale: class probabilities, logits of the distances
 MEAN, DEVIATION = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # of blue, green, red
 CHECKSUMS = {
@@ -88,8 +90,7 @@ class NcnnDetector(FromFile):
 
     runtime = "ncnn"
     takes_pixels = True
-    stretches = True
-    strides = STRIDES
+    subject = SUBJECT
 
     def __init__(self, path: Path | str, threads: int = 2) -> None:
         ncnn = _ncnn()
@@ -272,8 +273,7 @@ class NanoDetOpenVino(FromFile):
 
     runtime = "OpenVINO"
     takes_pixels = True
-    stretches = True
-    strides = STRIDES
+    subject = SUBJECT
 
     def __init__(self, path: Path | str, threads: int = 2, precision: str = "f32") -> None:
         self.threads = positive(threads)

@@ -89,7 +89,7 @@ def test_a_box_is_the_mean_of_its_distances() -> None:
 
 def test_a_stretched_photograph_gives_its_boxes_back(demo) -> None:
     class Stretching:
-        stretches = True
+        subject = nanodet.SUBJECT
 
     sample = next(s for s in demo.samples if s.width != s.height)
     pixels, scale, offset = seen(Stretching(), sample.path, 96)

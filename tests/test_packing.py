@@ -28,9 +28,10 @@ from forgery import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import random_network
 from torch import nn
 from ultralytics.nn.modules import Conv
-from ultralytics.nn.tasks import DetectionModel, SegmentationModel, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from modelcompression import network
 from modelcompression.detector import OpenVinoDetector, TorchDetector
@@ -473,23 +474,6 @@ def test_batch_norm_must_be_folded_first(tmp_path: Path) -> None:
 # --- the architecture ---------------------------------------------------------------------------
 
 
-def random_network(name: str, activation: nn.Module | None = None, **changes: object) -> DetectionModel:
-    """One of ultralytics' own descriptions with random weights, BatchNorm folded."""
-    description = yaml_model_load(name) | {"nc": 3} | changes
-    before, Conv.default_act = Conv.default_act, activation or Conv.default_act
-    try:
-        torch.manual_seed(0)
-        model = DetectionModel(description, ch=description.get("channels", 3), verbose=False)
-    finally:
-        Conv.default_act = before
-    model.names = {0: "a", 1: "b: c", 2: "\u0432\u0433"}
-    model.model[-1].end2end = description.get("end2end", "v10" in name)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-    return model.eval().fuse(verbose=False)
-
-
 ARCHITECTURES = {
     **{
         name: {}
@@ -500,6 +484,7 @@ ARCHITECTURES = {
     "yolo11n, LeakyReLU": {"activation": nn.LeakyReLU(0.2)},
     "yolov8n, grey": {"channels": 1},
     "yolo26n, one-to-many head": {"end2end": False},
+    **{f"{name}, fine-tuned": {"tuned_from": 80} for name in ("yolov8n", "yolo11n", "yolov10n", "yolo26n")},
 }
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "modelcompression"
 FLOORS = [
     {"__init__", "errors", "files", "terminal", "grid", "fetch", "machine", "boxes", "frames", "cards"}
     | {"labels", "intact"},
-    {"subject", "network", "assets", "detector", "ncnn_file", "nanodet"},
+    {"subject", "network", "assets", "dataset", "detector", "ncnn_file", "nanodet"},
     {"images", "packed"},
     {"measure", "methods", "tracking"},
     {"figures", "goals", "diagrams"},
@@ -29,7 +29,8 @@ FLOORS = [
         "confirm",
         "runner",
         "skeleton",
-    },
+    }
+    | {"compress", "judge", "own_model", "recipes", "verdict"},
     {"cli", "__main__"},
 ]
 LONGEST = 350

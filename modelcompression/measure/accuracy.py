@@ -88,10 +88,11 @@ class Evaluation:
     def per_class(self) -> pd.DataFrame:
         """Objects, precision, recall, AP50 and AP50-95 of each class that occurs, best first."""
         _, _, precision, recall, _, ap, classes, *_ = self._per_class
-        counts = np.bincount(np.concatenate(self.targets).astype(int), minlength=80)
+        names = self.images.names or tuple(class_names().values())
+        counts = np.bincount(np.concatenate(self.targets).astype(int), minlength=len(names))
         table = pd.DataFrame(
             {
-                "class": [class_names()[index] for index in classes],
+                "class": [names[index] for index in classes],
                 "objects": counts[classes],
                 "precision": precision,
                 "recall": recall,
@@ -145,7 +146,7 @@ def _judge(
     for sample in samples:
         pixels, scale, offset = seen(detector, sample.path, size, square)
         raw = detector(prepared(detector, pixels))
-        found = suppress(raw)[0]
+        found = suppress(raw, iou=detector.subject.nms_iou(NMS_IOU))[0]
         found[:, :4] = to_original(found[:, :4], scale, offset)
         right = match(found, sample)
         counted = right[:, 0] | ~inside_crowd(found, sample)
@@ -153,29 +154,29 @@ def _judge(
     return judged
 
 
-def suppress(raw: np.ndarray, confidence: float = CONFIDENCE) -> list[np.ndarray]:
-    """Multi-label non-maximum suppression of a raw head output (N, 84, anchors).
+def suppress(raw: np.ndarray, confidence: float = CONFIDENCE, iou: float = NMS_IOU) -> list[np.ndarray]:
+    """Multi-label non-maximum suppression of a raw head output (N, 4 + classes, anchors).
 
     Returns:
         per image (n, 6) float32: x1, y1, x2, y2 in input pixels, confidence, class.
     """
-    kept = _suppressed(raw, confidence, FEW_CANDIDATES)
+    kept = _suppressed(raw, confidence, iou, FEW_CANDIDATES)
     candidates = np.count_nonzero(raw[:, 4:] > confidence, axis=(1, 2))
     if any(
         n > FEW_CANDIDATES and len(found) < MAX_DETECTIONS for n, found in zip(candidates, kept, strict=True)
     ):
-        return _suppressed(raw, confidence, MAX_CANDIDATES)
+        return _suppressed(raw, confidence, iou, MAX_CANDIDATES)
     return kept
 
 
-def _suppressed(raw: np.ndarray, confidence: float, candidates: int) -> list[np.ndarray]:
+def _suppressed(raw: np.ndarray, confidence: float, iou: float, candidates: int) -> list[np.ndarray]:
     """The same with that many of the most confident candidates.
 
     The suppression goes from the most confident one down, so if these yield all detections that an image may
     have, more candidates would change nothing.
     """
     kept = non_max_suppression(
-        torch.from_numpy(raw), confidence, NMS_IOU, multi_label=True, max_det=MAX_DETECTIONS,
+        torch.from_numpy(raw), confidence, iou, multi_label=True, max_det=MAX_DETECTIONS,
         max_nms=candidates,
         max_time_img=60,  # never leave boxes out because the machine is slow
     )  # fmt: skip

@@ -19,10 +19,10 @@ import numpy as np
 
 from ..detector import Detector
 from ..errors import ModelCompressionError
-from ..images import letterbox, prepared, seen, to_batch
+from ..images import prepared, seen
 from .intervals import Interval, ratio_interval
 from .latency import time_pairs
-from .pipeline import View, time_pipelines
+from .pipeline import USUAL, View, time_pipelines
 
 
 class FreshProcessError(ModelCompressionError, RuntimeError):
@@ -38,14 +38,19 @@ class Times:
 
 
 def time_in_fresh_process(
-    baseline: Detector, variant: Detector, photographs: Sequence[Path], view: View, pairs: int
+    baseline: Detector,
+    variant: Detector,
+    photographs: Sequence[Path],
+    view: View,
+    pairs: int,
+    baseline_view: View = USUAL,
 ) -> Times:
     """Load both detectors in a new process, time them there in alternation, forward and from JPEG to boxes.
 
     Args:
         photographs: used in turn; squares are timed on the first one alone in the forward pass, as they all
             take the same time.
-        view: how the variant is shown them.
+        view, baseline_view: how each is shown them.
 
     Raises:
         FreshProcessError: the process was killed.
@@ -54,7 +59,7 @@ def time_in_fresh_process(
     detectors = cloudpickle.dumps((baseline, variant))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(_time, detectors, list(photographs), view, pairs).result()
+            return pool.submit(_time, detectors, list(photographs), view, pairs, baseline_view).result()
         except BrokenProcessPool:
             raise FreshProcessError(
                 "the process that timed a model was killed, perhaps for lack of memory: run it again"
@@ -62,17 +67,19 @@ def time_in_fresh_process(
 
 
 def forward_inputs(
-    detector: Detector, photographs: Sequence[Path], view: View
+    baseline: Detector,
+    detector: Detector,
+    photographs: Sequence[Path],
+    view: View,
+    baseline_view: View = USUAL,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What ``time_pairs`` feeds the baseline (a square of 640 pixels) and a detector (its own view).
+    """What ``time_pairs`` feeds the baseline and a detector, each its own view.
 
     One square is as good as another, so only the first; rectangles differ, so all.
     """
+    sides = (baseline, baseline_view), (detector, view)
     return [
-        (
-            to_batch(letterbox(path, View().size)[0]),
-            prepared(detector, seen(detector, path, view.size, view.square)[0]),
-        )
+        tuple(prepared(one, seen(one, path, own.size, own.square)[0]) for one, own in sides)
         for path in photographs[: 1 if view.square else None]
     ]
 
@@ -82,11 +89,12 @@ def speedup(samples: Sequence[np.ndarray], seed: int = 0) -> Interval:
     return ratio_interval([times[:, 0] / times[:, 1] for times in samples], seed=seed)
 
 
-def _time(detectors: bytes, photographs: list[Path], view: View, pairs: int) -> Times:
+def _time(detectors: bytes, photographs: list[Path], view: View, pairs: int, baseline_view: View) -> Times:
     baseline, variant = pickle.loads(detectors)
-    forward = time_pairs(baseline, variant, forward_inputs(variant, photographs, view), pairs)
+    inputs = forward_inputs(baseline, variant, photographs, view, baseline_view)
+    forward = time_pairs(baseline, variant, inputs, pairs)
     jpegs = [path.read_bytes() for path in photographs]
-    pipeline = time_pipelines(baseline, variant, jpegs, view, pairs)
+    pipeline = time_pipelines(baseline, variant, jpegs, view, pairs, baseline_view=baseline_view)
     return Times(
         np.column_stack([forward.baseline.samples, forward.variant.samples]),
         np.column_stack([pipeline.baseline.sum(axis=1), pipeline.variant.sum(axis=1)]),

@@ -99,8 +99,9 @@ class _WeightedMap:
         image = np.repeat(np.arange(len(counts)), counts)
         order = np.argsort(-stacked[:, 4], kind="stable")
         stacked, correct, image = stacked[order], correct[order], image[order]
+        classes = 1 + max((int(t.max()) for t in evaluation.targets if len(t)), default=0)
         self._targets = np.stack(
-            [np.bincount(t.astype(int), minlength=80) for t in evaluation.targets], axis=1
+            [np.bincount(t.astype(int), minlength=classes) for t in evaluation.targets], axis=1
         )
         self._classes = []
         for category in np.flatnonzero(self._targets.any(1)):

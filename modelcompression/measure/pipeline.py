@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..detector import Detector
 from ..images import fit, prepared, stretch, to_original
-from .accuracy import suppress
+from .accuracy import NMS_IOU, suppress
 from .intervals import Interval, ratio_interval
 from .latency import WARM_UPS, keep_freed_memory
 
@@ -31,6 +31,9 @@ class View:
 
     size: int = 640
     square: bool = True
+
+
+USUAL = View()  # of the baseline
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,16 @@ def jpeg_to_boxes(detector: Detector, jpeg: bytes, view: View) -> tuple[np.ndarr
     marks = [time.perf_counter_ns()]
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
     marks.append(time.perf_counter_ns())
-    fitted = stretch(image, view.size) if detector.stretches else fit(image, view.size, view.square)
-    pixels, scale, offset = fitted
+    if detector.subject.stretches:
+        pixels, scale, offset = stretch(image, view.size)
+    else:
+        largest = max(32, *detector.subject.strides)
+        pixels, scale, offset = fit(image, view.size, view.square, largest)
     batch = prepared(detector, pixels)
     marks.append(time.perf_counter_ns())
     raw = detector(batch)
     marks.append(time.perf_counter_ns())
-    found = suppress(raw, CONFIDENCE)[0]
+    found = suppress(raw, CONFIDENCE, detector.subject.nms_iou(NMS_IOU))[0]
     found[:, :4] = to_original(found[:, :4], scale, offset)
     marks.append(time.perf_counter_ns())
     return found, np.diff(marks) / 1e6
@@ -84,20 +90,21 @@ def time_pipelines(
     view: View,
     rounds: int = 30,
     seed: int = 0,
+    baseline_view: View = USUAL,
 ) -> PipelineComparison:
-    """Time two detectors in alternation from JPEG to boxes; the baseline sees its square of 640 pixels.
+    """Time two detectors in alternation from JPEG to boxes.
 
     As in ``time_pairs``, each timed round follows an untimed one of the same detector.
 
     Args:
         jpegs: contents of photographs, used in turn.
-        view: the variant's.
+        view, baseline_view: of the variant and of the baseline.
         rounds: timed photographs of each, at least 1.
     """
     if rounds < 1 or not jpegs:
         raise ValueError(f"{rounds} rounds on {len(jpegs)} photographs: at least one of each is needed")
     keep_freed_memory()
-    sides = (baseline, View()), (variant, view)
+    sides = (baseline, baseline_view), (variant, view)
     for detector, own in sides:
         for jpeg in (jpegs * WARM_UPS)[: min(WARM_UPS, rounds)]:
             jpeg_to_boxes(detector, jpeg, own)

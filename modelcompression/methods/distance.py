@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..network import undecoded
+
+SPREAD = 0.5  # strides
+
 
 def probe(raw: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
     """A random scalar whose squared gradients are, in expectation, the Gauss-Newton diagonal of ``distance``.
@@ -19,11 +23,14 @@ def probe(raw: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.
     the anchor's confidence.
 
     Args:
-        raw: the head's undecoded outputs, ``scores`` (N, 80, A) logits and ``boxes`` (N, 64, A) logits.
+        raw: the head's undecoded outputs, ``scores`` (N, classes, A) and ``boxes`` (N, 4 · bins, A), logits.
     """
     scores, boxes = raw["scores"], sides(raw["boxes"])
     p, q = scores.detach().sigmoid(), boxes.detach().softmax(2)
     upstream = (p * (1 - p)).sqrt() * _signs(p.shape, generator)
+    if q.shape[2] == 1:
+        sideways = _signs(q.shape, generator) * p.amax(1)[:, None, None].sqrt() / SPREAD
+        return (scores * upstream).sum() + (boxes * sideways).sum()
     root = q.sqrt() * _signs(q.shape, generator)
     confidence = p.amax(1)[:, None, None]
     sideways = (root - q * (root * q.sqrt()).sum(2, keepdim=True)) * confidence.sqrt()
@@ -35,13 +42,17 @@ def distance(raw: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tens
 
     The Kullback-Leibler divergence from the reference model's to this model's outputs: of every class
     score as a Bernoulli variable, and of every box side's distribution, weighted by the reference's
-    confidence in that anchor. Arguments as for :func:`probe`.
+    confidence in that anchor. Where the head gives distances themselves (one bin), each stands for a normal
+    distribution with a standard deviation of ``SPREAD`` strides. Arguments as for :func:`probe`.
     """
     ours, theirs = raw["scores"], reference["scores"]
     p = theirs.sigmoid()
     classes = p * (F.logsigmoid(theirs) - F.logsigmoid(ours))
     classes = classes + (1 - p) * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
     log_q = sides(reference["boxes"]).log_softmax(2)
+    if log_q.shape[2] == 1:
+        change = raw["boxes"] - reference["boxes"]
+        return (classes.sum() + (change.square() / (2 * SPREAD**2) * p.amax(1)[:, None]).sum()) / len(ours)
     moved = (log_q.exp() * (log_q - sides(raw["boxes"]).log_softmax(2))).sum(2)
     return (classes.sum() + (moved * p.amax(1)[:, None]).sum()) / len(ours)
 
@@ -57,19 +68,18 @@ class Reference:
     def __init__(self, model: nn.Module, batches: Iterable[np.ndarray]) -> None:
         self._batches = [torch.from_numpy(batch) for batch in batches]
         with torch.no_grad():
-            outputs = [model(batch)[1] for batch in self._batches]
-        self._detections = [{key: output[key] for key in ("scores", "boxes")} for output in outputs]
+            self._detections = [undecoded(model, batch) for batch in self._batches]
 
     @torch.no_grad()
     def distance(self, candidate: nn.Module, count: int | None = None) -> float:
         """Mean :func:`distance` over the first ``count`` photographs, or all; no model is changed."""
         candidate = copy.deepcopy(candidate).to(memory_format=torch.channels_last)
         pairs = zip(self._batches[:count], self._detections[:count], strict=True)
-        return float(np.mean([distance(candidate(batch)[1], found) for batch, found in pairs]))
+        return float(np.mean([distance(undecoded(candidate, batch), found) for batch, found in pairs]))
 
 
 def sides(boxes: torch.Tensor) -> torch.Tensor:
-    """(N, 64, A) → (N, 4 sides, 16 distances, A)."""
+    """(N, 4 · bins, A) → (N, 4 sides, bins, A)."""
     return boxes.unflatten(1, (4, -1))
 
 

@@ -11,16 +11,21 @@ from IPython.utils.capture import capture_output
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 from ..assets import ImageSet
-from ..images import letterbox, to_batch
+from ..images import letterbox, planes
+from ..subject import YOLOV8N, Subject
 
 # Boxes in pixels and scores in 0…1 must not share a range (homework 2), and in float the expected distances
 # ("dfl") lose nothing on packed weights either (homework 4). Both are a small part of the pass.
-FLOAT_END = r"^/model\.22/(?!cv2|cv3)|^output0$"
+FLOAT_END = r"^/model\.{head}/(?!(?:one2one_)?cv[23])|^output0$"
 nncf.set_log_level(logging.ERROR)
 
 
 def int8(
-    graph: openvino.Model, images: ImageSet, also_float: str = "", bias_correction: bool = True
+    graph: openvino.Model,
+    images: ImageSet,
+    also_float: str = "",
+    bias_correction: bool = True,
+    subject: Subject = YOLOV8N,
 ) -> openvino.Model:
     """Post-training quantization by NNCF: weights per output channel, activations per tensor.
 
@@ -31,10 +36,12 @@ def int8(
         images: calibrated on, letterboxed to the graph's input.
         also_float: operations whose names match this regular expression stay in float, too.
         bias_correction: False if the weights are on their grid already and lose nothing more.
+        subject: what the graph was made of.
     """
     size = graph.input(0).shape[2]
-    batches = [to_batch(letterbox(sample.path, size)[0]) for sample in images.samples]
-    pattern = f"{FLOAT_END}|{also_float}" if also_float else FLOAT_END
+    batches = [planes(subject.channels, letterbox(sample.path, size)[0]) for sample in images.samples]
+    pattern = FLOAT_END.format(head=subject.head)
+    pattern = f"{pattern}|{also_float}" if also_float else pattern
     names = [op.get_friendly_name() for op in graph.get_ordered_ops() if op.get_type_name() != "Constant"]
     ranges = nncf.AdvancedQuantizationParameters(
         disable_bias_correction=not bias_correction,

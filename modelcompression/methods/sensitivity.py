@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ModelCompressionError
-from ..network import convolutions
+from ..network import convolutions, undecoded
 from .distance import probe
 
 DAMPING = 0.01
@@ -64,7 +64,7 @@ class Factor:
 def collect(
     model: nn.Module, batches: Iterable[np.ndarray], positions: int = 1200, seed: int = 0
 ) -> dict[str, Statistics]:
-    """Statistics of every convolution from calibration images.
+    """Statistics of every convolution from calibration images; not of depthwise ones, which have few weights.
 
     Args:
         model: YOLOv8 in evaluation mode, BatchNorm folded, fresh from :func:`.detector.load_yolo`: in
@@ -77,7 +77,7 @@ def collect(
         SensitivityError: no images, or a model that has run in inference mode.
     """
     generator = torch.Generator().manual_seed(seed)
-    layers = convolutions(model)
+    layers = {name: module for name, module in convolutions(model).items() if module.groups == 1}
     sums = {name: _Sums(module) for name, module in layers.items()}
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -96,7 +96,7 @@ def collect(
         for batch in batches:
             count += len(batch)
             with torch.enable_grad():
-                probe(model(torch.from_numpy(batch))[1], generator).backward()
+                probe(undecoded(model, torch.from_numpy(batch)), generator).backward()
             for name, (inputs, output) in seen.items():
                 sums[name].add(inputs, output.grad, positions, generator)
             seen.clear()

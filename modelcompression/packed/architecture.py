@@ -41,6 +41,7 @@ ACTIVATIONS = {
 SCALES = ("", "n", "t", "s", "m", "b", "c", "l", "e", "x")
 MOST_LAYERS, MOST_REPEATS, MOST_CLASSES, MOST_INPUTS = 128, 64, 10_000, 64
 LARGEST_WIDTH, LARGEST_ARGUMENT = 8192, 64
+MOST_CLASS_WIDTH = 100  # ultralytics: max(channels of the first map, min(classes, 100))
 MOST_WEIGHTS = 2**27  # twice YOLOv8x
 LARGEST_MAP = 2**25  # elements of one feature map of an image of PROBE² pixels
 PROBE = 256
@@ -59,6 +60,8 @@ class Architecture:
     end2end: the remaining head is the one-to-one head, which needs no non-maximum suppression.
     channels: of the input.
     names: of the classes, by index.
+    class_width: channels of the head's class branch, where they are more than its number of classes asks for:
+        a fine-tune keeps those of the model that it started from. None: as the number of classes asks.
     """
 
     layers: list[list[Any]]
@@ -71,6 +74,7 @@ class Architecture:
     end2end: bool
     channels: int
     names: list[str]
+    class_width: int | None = None
 
     @classmethod
     def checked(cls, data: Any) -> Architecture:
@@ -80,7 +84,8 @@ class Architecture:
             PackedCheckpointError: it is not of that form, or names what is not on the lists.
         """
         require(isinstance(data, dict), "the architecture is no object")
-        require(set(data) == set(cls.__dataclass_fields__), "the architecture has other keys")
+        known = set(cls.__dataclass_fields__)
+        require(known - {"class_width"} <= set(data) <= known, "the architecture has other keys")
         found = cls(**data)
         found._check_numbers()
         for index, layer in enumerate(_listed(found.layers, MOST_LAYERS, "layers")):
@@ -97,6 +102,10 @@ class Architecture:
         require(widest is None or _whole(widest, 1, LARGEST_WIDTH), f"at most {widest!r:.20} channels")
         require(isinstance(self.scale, str) and self.scale in SCALES, f"the scale {self.scale!r:.20}")
         require(_whole(self.reg_max, 1, 64), f"{self.reg_max!r:.20} bins for a box side")
+        width = self.class_width
+        require(
+            width is None or _whole(width, 1, MOST_CLASS_WIDTH), f"a class branch of {width!r:.20} channels"
+        )
         require(isinstance(self.end2end, bool), f"end2end of {self.end2end!r:.20}")
         require(_whole(self.channels, 1, MOST_INPUTS), f"an input of {self.channels!r:.20} channels")
         kind, *numbers = _listed(self.activation, 2, "parts of the activation")
@@ -105,8 +114,8 @@ class Architecture:
         require(known, f"an activation that is not on the list: {self.activation!r:.50}")
 
     def data(self) -> dict[str, Any]:
-        """The same as JSON has it."""
-        return asdict(self)
+        """The same as JSON has it; without ``class_width`` where there is none."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("class_width", None)}
 
     def description(self) -> dict[str, Any]:
         """The same as ultralytics' ``model.yaml`` has it; its activation is left out, see :func:`build`."""
@@ -196,8 +205,31 @@ def architecture_of(model: nn.Module) -> Architecture:
             "layers": rows, "depth": depth, "width": width, "max_channels": widest, "scale": scale,
             "activation": _activation_of(model), "reg_max": head.reg_max, "end2end": bool(head.end2end),
             "channels": int(given.get("channels", given.get("ch", 3))), "names": [str(n) for n in names],
+            "class_width": _class_width(head),
         }
     )  # fmt: skip
+
+
+def _branches(head: nn.Module, name: str) -> list[nn.Module]:
+    """One for each feature map; twice as many where a head has both kinds, one-to-many and one-to-one."""
+    kinds = (getattr(head, prefix + name, None) for prefix in ("", "one2one_"))
+    return [branch for branches in kinds if branches is not None for branch in branches]
+
+
+def _class_width(head: nn.Module) -> int | None:
+    """Channels of the class branch if they are more than ultralytics gives to that many classes."""
+    width = _branches(head, "cv3")[0][-1].in_channels
+    usual = max(_branches(head, "cv2")[0][0].conv.in_channels, min(head.nc, MOST_CLASS_WIDTH))
+    return width if width > usual else None
+
+
+def _exchange_classes(head: nn.Module, classes: int) -> None:
+    """As a fine-tune does with a head made for other classes: new last convolutions."""
+    import torch
+
+    head.nc, head.no = classes, classes + 4 * head.reg_max
+    for branch in _branches(head, "cv3"):
+        branch[-1] = torch.nn.Conv2d(branch[-1].in_channels, classes, 1)
 
 
 def _activation_of(model: nn.Module) -> list[Any]:
@@ -229,7 +261,8 @@ def build(architecture: Architecture) -> DetectionModel:
     model.names = dict(enumerate(architecture.names))
     try:
         with torch.device("meta"), _default_activation(architecture.activation):
-            described = copy.deepcopy(model.yaml)
+            classes = len(architecture.names)
+            described = copy.deepcopy(model.yaml) | {"nc": architecture.class_width or classes}
             model.model, model.save = parse_model(described, ch=architecture.channels, verbose=False)
             initialize_weights(model)
             weights = sum(parameter.numel() for parameter in model.parameters())
@@ -237,6 +270,8 @@ def build(architecture: Architecture) -> DetectionModel:
                 weights <= MOST_WEIGHTS, f"the architecture has {weights} weights, more than {MOST_WEIGHTS}"
             )
             head = model.model[-1]
+            if architecture.class_width:
+                _exchange_classes(head, classes)
             head.end2end = architecture.end2end
             model.eval().fuse(verbose=False)
             strides = _strides(model, architecture.channels)

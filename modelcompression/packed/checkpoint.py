@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ultralytics import YOLO
 
 CONSTANT = "dfl.conv.weight"  # 0, 1, 2, … decodes box distances
+ATTENTION = ("Attention", "AAttn")  # ultralytics' layers, in YOLOv10 to YOLO26
 TOLERANCE = 1e-3  # of the largest output
 
 
@@ -213,24 +214,36 @@ def to_openvino(path: Path | str, folder: Path | str, precision: str = "int8", s
     require(precision in ("int8", "f32", "f16"), f"precision must be int8, f32 or f16, not {precision!r:.20}")
     folder = Path(folder)
     if precision != "int8":
-        return _exported(load(path), folder, precision == "f16", size)
+        return export(load(path).model, folder / f"{Path(path).stem}.xml", size, precision == "f16")
     xml, weights = unpacked_graph(path)
     file = folder / f"{Path(path).stem}.xml"
     files.replace({file.with_suffix(".bin"): weights, file: xml})
     return file
 
 
-def _exported(yolo: YOLO, folder: Path, half: bool, size: int) -> Path:
+def export(model: torch.nn.Module, file: Path, size: int, half: bool = False) -> Path:
+    """Write a detection model of ultralytics', BatchNorm folded, as an OpenVINO ``.xml`` with its ``.bin``.
+
+    Args:
+        size: of the square input in pixels.
+        half: store weights as float16.
+    """
     import openvino
     import torch
 
-    name = Path(yolo.model.yaml["yaml_file"]).stem
-    file, threads = folder / f"{name}.xml", torch.get_num_threads()
+    model = copy.deepcopy(model)
+    model.pt_path, threads = None, torch.get_num_threads()
+    yolo = _as_yolo(model, f"{file.stem}.yaml")
     try:
         with tempfile.TemporaryDirectory() as aside:
             yolo.model.pt_path = str(Path(aside) / "model.pt")  # ultralytics exports beside it
-            exported = yolo.export(format="onnx", imgsz=size, simplify=True, verbose=False)
-            openvino.save_model(openvino.convert_model(exported), file, compress_to_fp16=half)
+            # Attention's reshapes are constants otherwise, and the graph fits no other input.
+            free = any(type(module).__name__ in ATTENTION for module in model.modules())
+            settings = {"imgsz": size, "simplify": True, "dynamic": free, "verbose": False}
+            graph = openvino.convert_model(yolo.export(format="onnx", **settings))
+            if free:
+                graph.reshape([1, model.yaml["channels"], size, size])
+            openvino.save_model(graph, file, compress_to_fp16=half)
     finally:
         torch.set_num_threads(threads)  # which the export has lowered, for all that follows
     return file

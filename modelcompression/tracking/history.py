@@ -25,9 +25,15 @@ from .store import (
 )
 from .targets import Target, TrackingError, local_target, resolve_target
 
+ANY = "*"  # subject
 
-def finished_runs(target: Target | None = None) -> pd.DataFrame:
-    """Every finished experiment, in the order they finished.
+
+def finished_runs(target: Target | None = None, subject: str | None = None) -> pd.DataFrame:
+    """Every finished experiment with one subject, in the order they finished.
+
+    Args:
+        target: None: the configured one.
+        subject: the name of somebody's own model; ``ANY``; None: YOLOv8n for COCO, as in the tables.
 
     Where the target is a server, local runs that it does not have yet are included; if it cannot be
     reached, a warning is printed and only local ones are returned.
@@ -42,7 +48,7 @@ def finished_runs(target: Target | None = None) -> pd.DataFrame:
     """
     target = target or resolve_target()
     runs = local_runs(target) if target.is_local else _everywhere(target)
-    rows = [_row(run) for run in runs if is_finished(run) and MLFLOW_PARENT_RUN_ID in run.data.tags]
+    rows = [_row(run) for run in runs if is_finished(run) and _is_about(run, subject)]
     columns = ["run_id", "experiment", "start_time", "end_time"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.sort_values("end_time", kind="stable", ignore_index=True)
@@ -86,6 +92,11 @@ def annotate(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str])
             failed = error
     why = f": {first_line(failed)}" if failed else ""
     raise TrackingError(f"run {run_id} cannot be added to{why}")
+
+
+def _is_about(run: Run, subject: str | None) -> bool:
+    fits = subject == ANY or run.data.tags.get("subject") == subject
+    return fits and MLFLOW_PARENT_RUN_ID in run.data.tags
 
 
 def _everywhere(server: Target) -> list[Run]:

@@ -1,0 +1,328 @@
+"""Somebody's own detector, smaller and faster: the recipes that won, applied to any detector of ultralytics'.
+
+    modelcompression compress best.pt --data my.yaml --for both --max-loss 1%
+
+*fast* is an INT8 graph for OpenVINO, as homeworks 2 and 5 make it; *small* a packed checkpoint with
+second-order rounding, as homework 4 makes it, as small as the bound on the loss allows; *both* is one file
+with both in it. Everything is tuned on the training photographs, and judged on those of the validation set.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from . import differences, files
+from .dataset import MOST, from_folder, from_yaml
+from .detector import Detector, TorchDetector
+from .errors import ModelCompressionError
+from .fetch import sha256
+from .judge import PROCESSES, TIMING, Judge
+from .machine import commit, cpu, versions
+from .measure.footprint import bits_per_weight, shipped, size_mb
+from .measure.kept import Kept
+from .methods import quantization
+from .methods.lean import LeanDetector
+from .own_model import input_size, own_model, require_packable
+from .packed import checkpoint
+from .recipes import Rounder, described, exported_graph, grids, whole_folder
+from .subject import Subject
+from .tracking.store import RunRecord
+from .tracking.tracker import Tracker
+from .verdict import Outcome, loss, write_report
+
+GOALS = ("fast", "small", "both")
+DEFAULT_LOSS = {True: 0.01, False: 0.05}  # with labels: of mAP50-95; without: of the agreement
+SCALE, FINEST, COARSEST = 0.03, 0.004, 0.12  # of the steps, relative to sensitivity^-power
+SEARCHES = 4
+SHOWN = 3  # photographs of the report
+FINER = 2  # checkpoints at most that get an INT8 graph, until one is within the bound
+# INT8, one attempt after the other until the loss is within the bound: what stays in float besides the head's
+# arithmetic, and whether NNCF corrects biases.
+ATTEMPTS = (
+    ("nothing more in float", "", True),
+    ("nothing more in float, biases as they are", "", False),
+    ("attention in float", r"/attn/", True),
+    ("attention and the last convolutions in float", r"/attn/|/(?:one2one_)?cv[23]\.\d\.2/", True),
+    ("attention and the whole head in float", r"/attn/|^/model\.{head}/", True),
+)
+# What steps cost, in photographs evaluated.
+QUANTIZING, COLLECTING, ROUNDING = 2, 6, 150
+
+
+class CompressionError(ModelCompressionError, ValueError):
+    """A model cannot be compressed as wished; the message says why and what can be done."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for.
+
+    weights, trusted, sha256: as for :func:`.own_model.own_model`.
+    data, images: one of them is given.
+    goal: of ``GOALS``.
+    max_loss: as a share, or None.
+    size: of the input in pixels; None: as trained.
+    smoke: one step where many are needed for a good result; such runs enter no table.
+    """
+
+    weights: Path
+    data: Path | None = None
+    images: Path | None = None
+    goal: str = "both"
+    max_loss: float | None = None
+    out: Path | None = None
+    trusted: bool = False
+    sha256: str | None = None
+    threads: int = 2
+    size: int | None = None
+    smoke: bool = False
+
+
+def compress(wish: Wish) -> list[Outcome]:
+    """Apply the recipes, write the files and the report, log the runs; return the original and all forms.
+
+    Raises:
+        ModelCompressionError: bad input, in one line, before any long work starts.
+        OSError: the folder for the files cannot be written.
+    """
+    work = Work(wish)
+    with work.judge.bar:
+        outcomes = [work.judge.original((wish.weights,))]
+        if wish.goal in ("fast", "both"):
+            outcomes.append(work.fast())
+        if wish.goal in ("small", "both"):
+            outcomes.append(work.small())
+        if wish.goal == "both":
+            outcomes.append(work.both())
+        work.report(outcomes)
+    work.log(outcomes)
+    return outcomes
+
+
+class Work:
+    """One compression. Whatever took long is kept in ``OUT/.work``, so a second start goes on from there."""
+
+    def __init__(self, wish: Wish) -> None:
+        self.wish, self.name = wish, wish.weights.stem
+        if wish.goal not in GOALS:
+            raise CompressionError(f"--for is {', '.join(GOALS)}, not {wish.goal}")
+        if (wish.data is None) == (wish.images is None):
+            raise CompressionError("say what the model sees: --data my.yaml, or else --images FOLDER")
+        self.model = own_model(wish.weights, wish.trusted, wish.sha256)
+        if wish.goal != "fast":
+            require_packable(self.model)
+        self.subject = Subject.of(self.model)
+        read, place = (from_yaml, wish.data) if wish.data else (from_folder, wish.images)
+        self.tuning, self.judged = read(place, self.subject.names, MOST)
+        self.labelled = wish.data is not None
+        self.most = DEFAULT_LOSS[self.labelled] if wish.max_loss is None else wish.max_loss
+        self.size = input_size(self.model, wish.size)
+        self.out = wish.out or Path(f"{self.name}-compressed")
+        photographs = [sample.path for images in (self.tuning, self.judged) for sample in images.samples]
+        identity = f"{commit()} {sha256(wish.weights)} {self.size} {photographs}"
+        self.folder = self.out / ".work" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        all_square = all(sample.width == sample.height for sample in self.tuning.samples)
+        self.shapes = (False,) if all_square else (False, True)  # a square photograph's rectangle is one
+        self.tried: list[str] = []
+        self._rounder = Rounder(self.model, self.tuning, self.size)
+        eager = TorchDetector(copy.deepcopy(self.model), wish.threads, subject=self.subject)
+        kept = Kept(self.folder / "measured", f"{versions()} {cpu()}")
+        self.searches, processes = (1, 1) if wish.smoke else (SEARCHES, PROCESSES)
+        sets = self.tuning, self.judged
+        self.judge = Judge(eager, *sets, self.size, kept, self._effort(processes), processes)
+
+    def _effort(self, processes: int) -> int:
+        tuned, judged, goal = len(self.tuning), len(self.judged), self.wish.goal
+        fast = QUANTIZING * tuned + tuned + judged + processes * TIMING
+        small = COLLECTING * tuned + self.searches * (ROUNDING + tuned) + judged
+        return tuned + judged + (goal != "small") * fast + (goal != "fast") * small + (goal == "both") * fast
+
+    def fast(self) -> Outcome:
+        """INT8, with as little in float as the loss allows; on rectangles where that holds."""
+        path = self._made("float", lambda folder: exported_graph(self.model, folder, self.size, self.name))
+        _, graph, square = self._quantized(path, "fast")
+        folder = self.out / f"{self.name}-fast_openvino_model"
+        file = folder / f"{self.name}-fast.xml"
+        copied = {file.with_suffix(end): graph.with_suffix(end).read_bytes() for end in (".xml", ".bin")}
+        files.replace(copied | {folder / "metadata.yaml": described(self.subject, self.size)})
+        return self.judge.outcome("fast", self._lean(file), shipped(file), _detecting(folder, square), square)
+
+    def small(self) -> Outcome:
+        """The smallest packed checkpoint whose loss is within the bound."""
+        self.candidates = self._search()
+        file = self.out / f"{self.name}-small.mcpk"
+        files.replace({file: self.candidates[0].read_bytes()})
+        lines = (
+            "from modelcompression.packed import checkpoint",
+            f'yolo = checkpoint.load("{file}")  # as any YOLO of ultralytics\'',
+            f'yolo.predict("photo.jpg", imgsz={self.size})[0].show()',
+        )
+        return self.judge.outcome("small", self._torch(file), [file], lines, None)
+
+    def both(self) -> Outcome:
+        """The smallest checkpoint whose own INT8 graph is within the bound as well; that graph inside."""
+        import openvino
+
+        found = []
+        for packed in self.candidates[:FINER]:
+            name = packed.stem
+            export = partial(checkpoint.to_openvino, packed, precision="f32", size=self.size)
+            make = partial(whole_folder, write=export, name=f"{name}.xml")
+            path = self._made(f"float-{name}", make)
+            bound, graph, square = self._quantized(path, f"both-{name}", on_grid=True)
+            found.append((bound, packed, graph, square))
+            if bound <= self.most:
+                break
+        _, packed, graph, square = min(found, key=lambda one: max(one[0], self.most))
+        file = self.out / f"{self.name}-small-and-fast.mcpk"
+        whole = self.folder / f"{graph.parent.name}.mcpk"
+        if not whole.is_file():
+            checkpoint.save(whole, self.model, grids(packed), openvino.Core().read_model(graph))
+        files.replace({file: whole.read_bytes()})
+        unpacked = checkpoint.to_openvino(file, self.folder / "unpacked")
+        return self.judge.outcome(
+            "small and fast", self._lean(unpacked), [file], _detecting(file, square), square
+        )
+
+    def report(self, outcomes: list[Outcome]) -> None:
+        """``report.md``, ``report.html`` and ``detections.jpg``."""
+        original, *others = outcomes
+        names = dict(enumerate(self.judged.names))
+        columns = {one.name: one.detections for one in others}
+        picture = differences.picture(original.detections, columns, names, SHOWN)
+        files.replace({self.out / "detections.jpg": picture.data})
+        facts = [
+            f"{self.subject.classes} classes, {self.subject.parameters:,} parameters, {self.size} px. Tuned "
+            f"on {len(self.tuning)} photographs, judged on {len(self.judged)} others. {cpu()}, threads: "
+            f"{self.wish.threads}.",
+            "Loss: of mAP50-95 on the validation set." if self.labelled else
+            "There are no labels: loss means less agreement with what the original shows, not less mAP.",
+            f"Bound asked for: {100 * self.most:g} %. *At most*: the one-sided 95 % bound. Distance: how far "
+            "all scores and boxes have moved, in nats a photograph.",
+            f"Speed: in turn with the original in PyTorch, in {self.judge.processes} processes; of the "
+            "network alone, and from the bytes of a photograph to boxes.",
+        ]  # fmt: skip
+        facts += [
+            f"**{one.name}: the bound is not met ({one.loss}).** Ask for a larger --max-loss, or give more "
+            "photographs, which make the bound tighter."
+            for one in outcomes[1:] if one.loss.bound > self.most
+        ]  # fmt: skip
+        write_report(self.out, f"{self.name}, compressed", facts, outcomes, self.tried)
+
+    def log(self, outcomes: list[Outcome]) -> None:
+        """One run for each form, with a tag that keeps them apart from YOLOv8n's."""
+        tags = {
+            "homework": "compress", "subject": self.name, "dataset": self.judged.name,
+            "smoke": str(self.wish.smoke).lower(), "cpu": cpu().name, "isa": cpu().isa,
+            "threads": str(self.wish.threads), "git_commit": commit(), "versions": versions(),
+        }  # fmt: skip
+        with Tracker("compress", tags) as tracker:
+            for one in outcomes[1:]:
+                kind = "map50_95" if self.labelled else "agreement"
+                metrics = {
+                    "images": len(self.judged), "size_mb": one.megabytes, "distance": one.distance,
+                    "bits_per_weight": bits_per_weight(one.files, self.subject.parameters),
+                    f"{kind}_loss": one.loss.value, f"{kind}_loss_bound": one.loss.bound,
+                } | (one.speed.metrics() if one.speed else {})  # fmt: skip
+                if self.labelled:
+                    metrics["map50_95"] = one.detections.map50_95
+                experiment = f"{self.name}, {one.name}"
+                artifacts = (*one.files, self.out / "report.md", self.out / "detections.jpg")
+                params = {"input_size": str(self.size), "max_loss": str(self.most)}
+                tracker.log(
+                    RunRecord(experiment, metrics, params, tags | {"experiment": experiment}, artifacts)
+                )
+
+    def _made(self, name: str, make: Callable[[Path], Path]) -> Path:
+        """The ``.xml`` in a folder of its own, made only if it is not there yet."""
+        folder = self.folder / name
+        found = sorted(folder.glob("*.xml"))
+        return found[0] if found else make(folder)
+
+    def _lean(self, path: Path) -> Detector:
+        return LeanDetector(path, self.wish.threads, subject=self.subject)
+
+    def _torch(self, path: Path) -> Detector:
+        return TorchDetector(checkpoint.load(path).model, self.wish.threads, subject=self.subject)
+
+    def _quantized(self, path: Path, name: str, on_grid: bool = False) -> tuple[float, Path, bool]:
+        """The first INT8 graph within the bound, else the best: bound, path, whether it needs squares.
+
+        Args:
+            on_grid: the weights lose nothing more in INT8, so that there is no bias to correct.
+        """
+        found: list[tuple[float, Path, bool]] = []
+        for label, pattern, corrected in self._attempts(path, on_grid):
+            which = f"{name}-{len(found)}"
+            with self.judge.step(f"{name}: INT8", QUANTIZING * len(self.tuning)):
+                graph = self._made(which, partial(self._quantize, path, pattern, corrected))
+            for square in self.shapes:
+                make = partial(self._lean, graph)
+                lost = loss(self.judge.evaluated(name, make, self.tuning, square, which), self.judge.before)
+                shape = "squares" if square else "rectangles"
+                self.tried.append(f"{name.partition('-')[0]}, INT8, {shape}, {label}: {lost}")
+                found.append((lost.bound, graph, square))
+                if lost.bound <= self.most:
+                    return found[-1]
+        return min(found)
+
+    def _attempts(self, path: Path, on_grid: bool) -> list[tuple[str, str, bool]]:
+        import openvino
+
+        names = [op.get_friendly_name() for op in openvino.Core().read_model(path).get_ops()]
+        attends = any("/attn/" in name for name in names)
+        known = [(label, pattern.format(head=self.subject.head), fix) for label, pattern, fix in ATTEMPTS]
+        if not attends:
+            known = [row for row in known if row[1] != "/attn/"]
+            known = [(label.removeprefix("attention and "), *rest) for label, *rest in known]
+        return [(label, pattern, fix and not on_grid) for label, pattern, fix in known if fix or not on_grid]
+
+    def _quantize(self, path: Path, also_float: str, corrected: bool, folder: Path) -> Path:
+        import openvino
+
+        graph = openvino.Core().read_model(path)
+        quantized = quantization.int8(graph, self.tuning, also_float, corrected, self.subject)
+        write = partial(openvino.save_model, quantized)
+        return whole_folder(folder, lambda aside: write(aside / "int8.xml"), "int8.xml")
+
+    def _search(self) -> list[Path]:
+        """Checkpoints within the bound, the smallest first: bisection of the logarithm of the steps."""
+        low, high, scale = np.log2(FINEST), np.log2(COARSEST), np.log2(SCALE)
+        within: list[Path] = []
+        for _ in range(self.searches):
+            file = self._candidate(float(2**scale))
+            judged = self.judge.evaluated(file.stem, partial(self._torch, file), self.tuning, True)
+            lost = loss(judged, self.judge.before)
+            self.tried.append(f"small, {size_mb([file]):.3f} MB: {lost}")
+            if lost.bound <= self.most:
+                within.insert(0, file)
+                low = scale
+            else:
+                high = scale
+            scale = (low + high) / 2
+        return within or [self._candidate(FINEST)]
+
+    def _candidate(self, scale: float) -> Path:
+        file = self.folder / f"small-{scale:.6f}.mcpk"
+        if not file.is_file() and not self._rounder.has_statistics:
+            with self.judge.step("what matters to the detections", COLLECTING * len(self.tuning)):
+                self._rounder.collect()
+        with self.judge.step(f"rounding at {scale:.4f}", ROUNDING):
+            return file if file.is_file() else self._rounder.write(file, scale)
+
+
+def _detecting(model: Path, square: bool) -> tuple[str, ...]:
+    shape = ", square=True" if square else ""
+    return (
+        "from modelcompression.detect import Model",
+        f'model = Model("{model}"{shape})',
+        'model.drawn("photo.jpg").save("boxes.jpg"); print(model("photo.jpg"))',
+    )

@@ -1,0 +1,482 @@
+"""A detector of one's own: data sets, trust, and files that detect what the original detects."""
+
+import copy
+import dataclasses
+import json
+import os
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openvino
+import pytest
+import shapes
+import torch
+import yaml
+from click.testing import CliRunner
+from networks import described, random_network
+from torch import nn
+from ultralytics.nn import tasks
+
+from modelcompression import ROOT, assets, cli, compress, dataset, homework, judge, labels
+from modelcompression.detect import Model
+from modelcompression.detector import TorchDetector, load_yolo
+from modelcompression.fetch import AssetError, sha256
+from modelcompression.homework import Homework, ParameterError
+from modelcompression.images import letterbox, prepared
+from modelcompression.measure import accuracy, pipeline
+from modelcompression.measure.accuracy import suppress
+from modelcompression.measure.fresh import Times
+from modelcompression.methods import quantization
+from modelcompression.methods.lean import LeanDetector
+from modelcompression.own_model import OwnModelError, input_size
+from modelcompression.packed import checkpoint
+from modelcompression.recipes import exported_graph
+from modelcompression.subject import YOLOV8N, Subject
+from modelcompression.tracking import history
+
+MODELS = ROOT / "tests" / "models"
+NAMES = shapes.CLASSES[:3]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight photographs to tune, eight to judge."""
+    return shapes.write(tmp_path_factory.mktemp("shapes"), train=8, val=8, size=160, classes=3)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as ultralytics writes it, of YOLOv8n after a fine-tune to three shapes."""
+    model = checkpoint.load(MODELS / "yolov8n-shapes3.mcpk").model
+    model.args["imgsz"] = 160
+    path = tmp_path_factory.mktemp("trained") / "best.pt"
+    torch.save({"model": copy.deepcopy(model).half(), "train_args": dict(model.args)}, path)
+    return path
+
+
+def edited(data: Path, folder: Path, **changes: object) -> Path:
+    """The same data set in another YAML; what is None is left out."""
+    described = yaml.safe_load(data.read_text()) | changes
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in described.items() if value is not None}))
+    return path
+
+
+def test_a_data_set_is_read_as_ultralytics_reads_it(data: Path) -> None:
+    train, val = dataset.from_yaml(data, NAMES, 200)
+    assert (len(train), len(val), val.names) == (8, 8, NAMES)
+    _, boxes = shapes.example("val", 0, classes=3)
+    sample = val.samples[0]
+    assert sample.classes.tolist() == [label for label, *_ in boxes]
+    x, y, w, h = 160 * np.array(boxes)[0, 1:]
+    assert np.allclose(sample.boxes[0], [x - w / 2, y - h / 2, x + w / 2, y + h / 2], atol=1e-3)
+    assert not {s.path for s in train.samples} & {s.path for s in val.samples}
+
+
+@pytest.mark.parametrize("where", ["the yaml", "the current folder", "datasets_dir"])
+def test_paths_may_be_relative_to(where: str, data: Path, tmp_path: Path, monkeypatch) -> None:
+    from ultralytics.utils import SETTINGS
+
+    monkeypatch.setitem(
+        SETTINGS, "datasets_dir", str(data.parents[1] if where == "datasets_dir" else tmp_path)
+    )
+    monkeypatch.chdir(data.parents[1] if where == "the current folder" else tmp_path)
+    folder = data.parents[1] if where == "the yaml" else tmp_path
+    file = edited(data, folder, path=data.parent.name)
+    assert len(dataset.from_yaml(file, NAMES, 200)[0]) == 8
+
+
+def test_a_polygon_stands_for_the_box_around_it(data: Path, tmp_path: Path) -> None:
+    label = tmp_path / "label.txt"
+    label.write_text("\ufeff2 0.1 0.2 0.5 0.2 0.3 0.6\n\n")
+    assert np.allclose(labels.read_labels(label, 5, 0.5), [[2, 0.3, 0.4, 0.4, 0.4]])
+
+
+@pytest.mark.parametrize(
+    "line", ["5 .5 .5 .1 .1", "0 .5 .5 .1", "0 .5 .5 0 .1", "a b c d e", "0 nan .5 .1 .1", "0 9 .5 1 1"]
+)
+def test_a_malformed_label_is_named(line: str, tmp_path: Path) -> None:
+    label = tmp_path / "label.txt"
+    label.write_text(f"0 .5 .5 .1 .1\n{line}\n")
+    with pytest.raises(AssetError, match=r"label\.txt:2: .*correct the line"):
+        labels.read_labels(label, 5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"names": ["circle", "square"]}, "has 2 classes, the model 3"),
+        ({"names": [*NAMES[:-1], "moon"]}, "class 2 is 'moon' in"),
+        ({"val": None}, "needs the keys names, train and val"),
+        ({"val": "images/test"}, "names 'images/test', but there is no"),
+        ({"path": "/nowhere"}, "but there is no"),
+        ({"val": "labels/val"}, "has 0 photographs"),
+        ({"names": None}, "needs the keys names, train and val"),
+    ],
+)
+def test_a_data_set_that_does_not_fit_is_refused(changes, reason: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=reason) as caught:
+        dataset.from_yaml(edited(data, tmp_path, **changes), NAMES, 200)
+    assert "\n" not in str(caught.value)
+
+
+def test_photographs_that_tune_do_not_judge(data: Path, tmp_path: Path) -> None:
+    both = edited(data, tmp_path, val="images/train")
+    train, val = dataset.from_yaml(both, NAMES, 200)
+    assert (len(train), len(val)) == (6, 2) and all(len(s.classes) for s in val.samples)
+    assert not {s.path for s in train.samples} & {s.path for s in val.samples}
+
+
+def test_a_folder_needs_enough_photographs(data: Path, tmp_path: Path) -> None:
+    for count in (0, 3):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for file in sorted((data.parent / "images/val").iterdir())[:count]:
+            (folder / file.name).write_bytes(file.read_bytes())
+        with pytest.raises(AssetError, match=f"holds {count} photographs: give at least 8"):
+            dataset.from_folder(folder, NAMES, 200)
+    (tmp_path / "3" / "half.png").write_bytes(b"\x89PNG")
+    used, shown = dataset.from_folder(data.parent / "images/val", NAMES, 200)
+    assert len(used) == 6 and len(shown) == 2 and not any(len(s.classes) for s in used.samples)
+
+
+def saved(model: nn.Module, path: Path, **arguments: object) -> Path:
+    """A checkpoint as ultralytics' training writes it."""
+    torch.save({"model": copy.deepcopy(model).half(), "train_args": {"imgsz": 160, **arguments}}, path)
+    return path
+
+
+def command(*arguments: object) -> str:
+    """One line of error; exit status 1."""
+    result = CliRunner().invoke(cli.cli, ["compress", *map(str, arguments)])
+    assert result.exit_code == 1, result.output
+    *progress, said = result.stderr.splitlines()  # a bar of progress is written over itself
+    assert said.startswith("error: ") and not any("error" in line for line in progress), result.stderr
+    return said
+
+
+def test_a_file_of_somebody_else_is_not_opened(tmp_path: Path, data: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    trap = tmp_path / "best.pt"
+    trap.write_bytes(pickle.dumps(Trap()))
+    assert "is a pickle" in command(trap, "--data", data)
+    assert "it is another file" in command(trap, "--data", data, "--sha256", "0" * 64)
+    assert "is no sha256" in command(trap, "--data", data, "--sha256", "0x12")
+    assert not (tmp_path / "sprung").exists()
+    assert "no ultralytics checkpoint" in command(trap, "--data", data, "--sha256", sha256(trap))
+
+
+OTHERS = {
+    "Segment": (tasks.SegmentationModel, "yolov8n-seg.yaml"),
+    "Pose": (tasks.PoseModel, "yolov8n-pose.yaml"),
+    "OBB": (tasks.OBBModel, "yolov8n-obb.yaml"),
+    "Classify": (tasks.ClassificationModel, "yolov8n-cls.yaml"),
+}
+
+
+@pytest.mark.parametrize("head", OTHERS)
+def test_what_is_no_detector_is_refused(head: str, tmp_path: Path, data: Path) -> None:
+    kind, name = OTHERS[head]
+    path = saved(kind(described(name, width=0.0625), verbose=False), tmp_path / "other.pt")
+    assert f"ends in {head} (" in command(path, "--data", data, "--trust")
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path, data: Path, monkeypatch) -> None:
+    path = tmp_path / "any.pt"
+    for content in (b"no checkpoint", b"", (MODELS / "yolov8n-shapes3.mcpk").read_bytes()):
+        path.write_bytes(content)
+        assert "no ultralytics checkpoint" in command(path, "--data", data, "--trust")
+    torch.save(torch.zeros(3), path)
+    assert "no ultralytics checkpoint" in command(path, "--data", data, "--trust")
+    path.with_suffix(".onnx").write_bytes(b"")
+    assert "is no .pt file" in command(path.with_suffix(".onnx"), "--data", data, "--trust")
+    path.with_suffix(".mcpk").write_bytes(b"MCPK")
+    assert "cut off after 4 bytes" in command(path.with_suffix(".mcpk"), "--data", data)
+    assert "does not exist" in command(tmp_path / "none.pt", "--data", data)
+
+
+def test_code_that_is_not_installed_is_named(tmp_path: Path, data: Path, monkeypatch) -> None:
+    module = types.ModuleType("somebodys_layers")
+    module.Own = type("Own", (nn.Identity,), {"__module__": "somebodys_layers"})
+    monkeypatch.setitem(sys.modules, "somebodys_layers", module)
+    path = tmp_path / "best.pt"
+    torch.save({"model": nn.Sequential(module.Own()), "train_args": {}}, path)
+    monkeypatch.delitem(sys.modules, "somebodys_layers")
+    said = command(path, "--data", data, "--trust")
+    assert "needs code that is not here (No module named 'somebodys_layers'): install" in said
+
+
+def test_a_network_that_was_changed_by_hand_is_noticed_at_once(tmp_path: Path, data: Path) -> None:
+    """Wider than its description: it would not come back from a packed checkpoint."""
+    model = random_network("yolov8n.yaml", width=0.125)
+    for branch in model.model[-1].cv2:
+        branch[0].conv = nn.Conv2d(branch[0].conv.in_channels, 80, 3, padding=1)
+        branch[1].conv = nn.Conv2d(80, branch[1].conv.out_channels, 3, padding=1)
+    path = saved(model, tmp_path / "best.pt")
+    said = command(path, "--images", data.parent / "images/val", "--trust", "--out", tmp_path / "out")
+    assert "not those of its architecture" in said and not (tmp_path / "out").exists()
+
+
+def test_the_command_says_what_is_missing(trained: Path, data: Path, tmp_path: Path) -> None:
+    assert "--data my.yaml, or else --images" in command(trained, "--trust")
+    assert "--data my.yaml, or else" in command(trained, "--trust", "--data", data, "--images", tmp_path)
+    assert "is no folder" in command(trained, "--trust", "--images", tmp_path / "none")
+    assert "cannot be read" in command(trained, "--trust", "--data", tmp_path / "none.yaml")
+    (tmp_path / "file").write_text("")
+    assert "file" in command(trained, "--trust", "--data", data, "--out", tmp_path / "file" / "out")
+
+
+def test_labels_of_something_else_are_noticed(trained: Path, data: Path, tmp_path: Path) -> None:
+    """Not a traceback from a division by zero."""
+    for part in ("images", "labels"):
+        for split in ("train", "val"):
+            (tmp_path / part / split).mkdir(parents=True)
+    for number in range(8):
+        for split in ("train", "val"):
+            cv2.imwrite(str(tmp_path / f"images/{split}/{number}.png"), np.full((160, 160, 3), 90, np.uint8))
+            (tmp_path / f"labels/{split}/{number}.txt").write_text("0 .5 .5 .2 .2\n")
+    wrong = edited(data, tmp_path, path=str(tmp_path))
+    said = command(trained, "--trust", "--data", wrong, "--out", tmp_path / "out", "--threads", "1")
+    assert "finds nothing on mine, train" in said
+
+
+def wish(weights: Path, out: Path, max_loss: float = 0.5, **wanted: object) -> compress.Wish:
+    return compress.Wish(weights, out=out, max_loss=max_loss, trusted=True, threads=1, smoke=True, **wanted)
+
+
+@pytest.fixture(scope="module")
+def compressed(trained: Path, data: Path, tmp_path_factory) -> tuple[list, Path]:
+    out = tmp_path_factory.mktemp("out")
+    return compress.compress(wish(trained, out, data=data)), out
+
+
+def test_each_form_detects_what_the_original_detects(compressed) -> None:
+    outcomes, _ = compressed
+    assert [outcome.name for outcome in outcomes] == ["original", "fast", "small", "small and fast"]
+    for outcome in outcomes[1:]:
+        assert outcome.loss.labelled and outcome.loss.value < 0.1, outcome.name
+        assert outcome.loss.value <= outcome.loss.bound and 0 < outcome.distance < 5
+    _, fast, small, both = (outcome.megabytes for outcome in outcomes)
+    assert small < both < fast < 3.5 and small < 1
+
+
+def are_seen(boxes: list[tuple], others: list[tuple]) -> bool:
+    """Whether each box (name, confidence, corners) that is sure, and there is one, is among the others."""
+    sure = [box for box in boxes if box[1] > 0.5]
+    near = [min(np.abs(np.subtract(o[2:], box[2:])).max() for o in others if o[0] == box[0]) for box in sure]
+    return bool(near) and max(near) < 8
+
+
+def test_the_files_run_as_the_report_says(compressed, data: Path, monkeypatch, tmp_path: Path) -> None:
+    outcomes, out = compressed
+    text = (out / "report.md").read_text(encoding="utf8")
+    monkeypatch.chdir(tmp_path)
+    image = cv2.imread(str(data.parent / "images/val/00004.png"))
+    cv2.imwrite("photo.jpg", image)
+    found = {}
+    for outcome in outcomes[1:]:
+        assert len(outcome.lines) == 3 and "\n".join(outcome.lines) in text
+        exec("\n".join(outcome.lines).replace(".show()", ""), names := {})
+        if outcome.name == "small":
+            boxes = names["yolo"].predict("photo.jpg", imgsz=160, verbose=False)[0].boxes
+            rows = zip(boxes.cls, boxes.conf, boxes.xyxy, strict=True)
+            found[outcome.name] = [(NAMES[int(which)], float(c), *map(float, box)) for which, c, box in rows]
+        else:
+            boxes = names["model"]("photo.jpg")
+            found[outcome.name] = [(b.name, b.confidence, b.x1, b.y1, b.x2, b.y2) for b in boxes]
+    small = found.pop("small")
+    for boxes in found.values():
+        assert are_seen(boxes, small) and are_seen(small, boxes)
+    page = (out / "report.html").read_text(encoding="utf8")
+    assert page.count("<tr>") == 5 and "detections.jpg" in page and "x".join(outcomes[1].name) not in page
+    assert (out / "detections.jpg").stat().st_size > 10_000
+
+
+def test_the_openvino_folder_is_ultralytics_own_form(compressed, data: Path) -> None:
+    from ultralytics import YOLO
+
+    _, out = compressed
+    folder = next(out.glob("*_openvino_model"))
+    boxes = (
+        YOLO(folder, task="detect")
+        .predict(data.parent / "images/val/00004.png", imgsz=160, verbose=False)[0]
+        .boxes
+    )
+    found = Model(folder, threads=1)(data.parent / "images/val/00004.png")
+    assert sorted(NAMES[int(c)] for c in boxes.cls) == sorted(box.name for box in found) != []
+
+
+def test_a_second_start_goes_on_from_there(compressed, trained, data: Path, monkeypatch) -> None:
+    outcomes, out = compressed
+    for place, name in ((compress.Rounder, "write"), (compress.quantization, "int8"), (judge, "evaluate"),
+                        (judge, "time_in_fresh_process")):  # fmt: skip
+        monkeypatch.setattr(place, name, None)
+    again = compress.compress(wish(trained, out, data=data))
+    assert [outcome.loss for outcome in again] == [outcome.loss for outcome in outcomes]
+    assert [outcome.speed for outcome in again] == [outcome.speed for outcome in outcomes]
+
+
+def test_runs_are_logged_apart_from_those_of_the_tables(compressed) -> None:
+    runs = history.finished_runs(subject="best").drop_duplicates("experiment").set_index("experiment")
+    assert set(runs.index) == {"best, fast", "best, small", "best, small and fast"}
+    outcomes, _ = compressed
+    assert runs.loc["best, small", "metrics.size_mb"] == pytest.approx(outcomes[2].megabytes)
+    assert runs.loc["best, fast", "metrics.speedup"] == pytest.approx(outcomes[1].speed.forward.value)
+    assert not set(runs["run_id"]) & set(history.finished_runs()["run_id"])
+
+
+def test_a_bound_that_cannot_be_met_is_said_to_be(compressed, trained, data: Path) -> None:
+    """What was made before serves again: only the bound is another."""
+    outcomes, out = compressed
+    most = min(outcome.loss.bound for outcome in outcomes[1:]) - 0.001
+    work = compress.Work(dataclasses.replace(wish(trained, out, data=data), max_loss=most))
+    with work.judge.bar:
+        work.report([work.judge.original([trained]), *outcomes[1:]])
+    assert (out / "report.md").read_text(encoding="utf8").count("the bound is not met") == 3
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path: Path) -> Callable[..., Homework]:
+    """A homework that writes into a folder of its own."""
+    monkeypatch.setattr(homework, "ROOT", tmp_path)
+    return partial(Homework, "hw9_own", smoke=True, threads=1)
+
+
+def test_a_notebook_measures_a_model_of_ones_own(bench, trained: Path, data: Path) -> None:
+    hw = bench(weights=trained, data=data, trust=True)
+    assert (hw.size, hw.weights, hw.subject.names) == (160, trained, NAMES)
+    assert (len(hw.images), len(hw.calibration), hw.images.name) == (6, 4, "data, val")
+    eager = TorchDetector(trained, 1, subject=hw.subject)
+    hw.measure("Original model", eager, ships=[trained], log=False)
+    found = hw.measure("Channels last", TorchDetector(trained, 1, True, subject=hw.subject), ships=[trained])
+    hw.finish()
+    assert found.metrics["map50_95"] > 0.4 and found.metrics["agreement"] == pytest.approx(1, abs=0.05)
+    assert found.metrics["bits_per_weight"] == pytest.approx(16, abs=1), "of its own parameters"
+    assert hw.batch().shape == (1, 3, 160, 160)
+    runs = history.finished_runs(subject="best").set_index("experiment")
+    assert runs.loc["Channels last", "tags.dataset"] == "data, val"
+    assert "Channels last" not in set(history.finished_runs()["experiment"])
+
+
+def test_a_notebook_says_what_is_wrong_with_a_model_of_ones_own(bench, trained: Path, data: Path) -> None:
+    with pytest.raises(ParameterError, match="WEIGHTS and DATA belong together"):
+        bench(weights=trained)
+    with pytest.raises(OwnModelError, match="is a pickle"):
+        bench(weights=trained, data=data)
+
+
+def assert_alike(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Two outputs of a head, (1, 4 + classes, anchors): the same but for the rounding of INT8."""
+    assert ours.shape == theirs.shape
+    logits = [np.log(x[0, 4:] / (1 - x[0, 4:])).ravel() for x in (ours, theirs)]
+    assert np.corrcoef(*logits)[0, 1] > 0.8
+    assert np.median(np.abs(ours[0, :4] - theirs[0, :4])) < 4
+
+
+# Random weights, an eighth of the full width: attention needs as many channels. The layers of others come
+# back in test_packing; here is what only a whole compression can get wrong: four strides, other activations,
+# depthwise convolutions, attention, a head without the distribution of box sides.
+ARCHITECTURES = {
+    "yolov8n-p2, ReLU, grey": {"activation": nn.ReLU(), "channels": 1},
+    "yolo11n, Hardswish, fine-tuned": {"activation": nn.Hardswish(), "tuned_from": 80},
+    "yolo26n": {"end2end": False},
+}
+
+
+@pytest.mark.parametrize("which", ARCHITECTURES)
+def test_any_architecture_comes_back_through_detect(
+    which: str, data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The file with both in it, made without labels; what the head gives is compared with the original's."""
+    same = Times(np.ones((2, 2)), np.ones((2, 2)))  # how fast is another test's concern
+    monkeypatch.setattr(judge, "time_in_fresh_process", lambda *arguments: same)
+    model = random_network(f"{which.split(',')[0]}.yaml", width=0.125, **ARCHITECTURES[which])
+    weights, photographs = saved(model, tmp_path / "own.pt"), data.parent / "images/val"
+    work = compress.Work(wish(weights, tmp_path, images=photographs, max_loss=1.0, size=96))
+    made = [work.judge.original([weights]), work.small(), work.both()]
+    work.report(made)
+    assert not made[2].loss.labelled and np.isfinite(made[2].distance)
+    assert "less agreement" in (tmp_path / "report.md").read_text(encoding="utf8")
+    own = Model(made[2].files[0], threads=1)
+    original = TorchDetector(load_yolo(weights), 1, subject=work.subject)
+    assert (own.size, own.names) == (96, original.subject.names)
+    assert own.detector.subject.strides == original.subject.strides
+    pixels = letterbox(photographs / "00003.png", 96)[0]
+    assert_alike(*(one(prepared(one, pixels)) for one in (own.detector, original)))
+    words = ["detect", photographs / "00003.png", "--model", made[2].files[0], "--json", "--confidence", 0.01]
+    said = CliRunner().invoke(cli.cli, list(map(str, words)))
+    assert said.exit_code == 0, said.output
+    assert {box["name"] for box in json.loads(said.stdout)["boxes"]} <= set(original.subject.names)
+
+
+@pytest.fixture(scope="module")
+def five_shapes(tmp_path_factory: pytest.TempPathFactory) -> assets.ImageSet:
+    file = shapes.write(tmp_path_factory.mktemp("five"), train=8, val=16, size=160)
+    return dataset.from_yaml(file, shapes.CLASSES, 200)[1]
+
+
+@pytest.mark.parametrize("name", ["yolo11n-shapes", "yolov10n-shapes", "yolo26n-shapes"])
+def test_a_trained_network_finds_what_it_has_learnt(name: str, five_shapes: assets.ImageSet) -> None:
+    """The packed checkpoints among the tests' data, without a training."""
+    model = checkpoint.load(MODELS / f"{name}.mcpk").model
+    found = accuracy.evaluate(
+        TorchDetector(model, 1, subject=Subject.of(model)), five_shapes, 160, progress=False
+    )
+    assert found.map50 > 0.8
+
+
+def test_int8_keeps_what_yolo26_has_learnt(five_shapes: assets.ImageSet, tmp_path: Path) -> None:
+    """Its attention and its head without suppression are said to lose nearly everything in INT8."""
+    model = checkpoint.load(MODELS / "yolo26n-shapes.mcpk").model
+    subject = Subject.of(model)
+    graph = openvino.Core().read_model(exported_graph(model, tmp_path / "float", 160, "own"))
+    openvino.save_model(
+        quantization.int8(graph, five_shapes.first(4), subject=subject), tmp_path / "int8.xml"
+    )
+    sides = TorchDetector(model, 1, subject=subject), LeanDetector(tmp_path / "int8.xml", 1, subject=subject)
+    before, after = (accuracy.evaluate(one, five_shapes, 160, progress=False).map50 for one in sides)
+    assert after > 0.9 * before
+
+
+@pytest.mark.parametrize("end2end", [False, True])
+def test_what_a_head_has_suppressed_is_not_suppressed_again(end2end: bool, data: Path) -> None:
+    class Twice:
+        """Two boxes at one place."""
+
+        subject, takes_pixels = dataclasses.replace(YOLOV8N, classes=1, end2end=end2end), False
+
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            return np.float32([[[80, 80], [80, 80], [40, 40], [40, 40], [0.9, 0.8]]])
+
+    (sample,) = dataset.from_yaml(data, NAMES, 200)[1].first(1).samples
+    ((found, _),) = accuracy._judge(160, True, Twice(), [sample])
+    assert len(found) == 1 + end2end
+    jpeg = cv2.imencode(".jpg", cv2.imread(str(sample.path)))[1].tobytes()
+    assert len(pipeline.jpeg_to_boxes(Twice(), jpeg, pipeline.View(160))[0]) == 1 + end2end
+
+
+@pytest.mark.parametrize("name", ["yolov8n-p6", "yolo26n"])
+def test_strides_and_heads_of_other_kinds(name: str, data: Path, tmp_path: Path) -> None:
+    """A stride of 64; and a head that suppresses its own duplicates and gives only the best 300."""
+    model = random_network(f"{name}.yaml", width=0.125, end2end=name == "yolo26n")
+    subject = Subject.of(model)
+    size = input_size(model, 160)
+    assert (size, subject.end2end) == ((160, True) if name == "yolo26n" else (192, False))
+    graph = exported_graph(model, tmp_path / "float", size, "own")
+    eager, lean = TorchDetector(model, 1, subject=subject), LeanDetector(graph, 1, subject=subject)
+    pixels = letterbox(data.parent / "images/val/00000.png", size)[0]
+    outputs = [one(prepared(one, pixels)) for one in (eager, lean)]
+    few, all_of_them = (suppress(output, iou=subject.nms_iou(0.7))[0] for output in outputs)
+    assert len(few) == len(all_of_them) > 50
+    assert np.allclose(few[:, 4], all_of_them[:, 4], atol=1e-4)
+    assert np.allclose(few[:20, :4], all_of_them[:20, :4], atol=0.05)
+    assert lean(np.zeros((1, 64, 128, 3), np.uint8)).shape[2] == subject.anchors(64, 128), "a rectangle"
