@@ -51,6 +51,7 @@ from .tracking.tracker import Tracker
 BASELINE = "Original model"
 INPUT_SIZE = 640
 WORTH_A_PIPELINE = 1.3  # times the original's forward speed, from which an application may notice
+SHOWN = 12  # photographs of a data set of one's own, in place of the demo photographs
 
 
 class ParameterError(ModelCompressionError, ValueError):
@@ -156,7 +157,8 @@ class Homework:
         require_loadable(files)
         view, digest = View(size, square), "" if baseline else sha256(files[0])
         report, calibration = (self._seen(detector, x, view, digest) for x in (self.images, self.calibration))
-        seen = self._truth if baseline else image_set("demo")
+        shown = self.images.first(SHOWN) if self._own else image_set("demo")
+        seen = self._truth if baseline else shown
         demo = evaluate(detector, seen, size, progress=False, square=square)
         delta = timing = None
         if baseline:
@@ -211,7 +213,8 @@ class Homework:
     def table(self) -> pd.DataFrame:
         """What this execution measured, one row an experiment, formatted for reading."""
         rows = [row(found) for found in self.measurements.values()]
-        return pd.DataFrame(rows).set_index("Experiment")
+        table = pd.DataFrame(rows).set_index("Experiment")
+        return table.rename(columns=lambda name: name.replace("coco128", "training")) if self._own else table
 
     def summary(self) -> Markdown:
         """A line for each compressed model: what it weighs and what it lost."""
@@ -224,13 +227,16 @@ class Homework:
         return Markdown("\n".join(lines))
 
     def changes(self, *experiments: str, count: int = 2) -> Image:
-        """What some models see differently from the original, on the demo photographs that differ most."""
+        """What some models see differently from the original, on the photographs that differ most.
+
+        These are the demo photographs, or some of the data set of a model of one's own.
+        """
         others = {name: self.measurements[name].demo for name in experiments}
         names = dict(enumerate(self.subject.names)) if self.subject.names else class_names()
         return differences.picture(self.baseline.demo, others, names, count)
 
     def changed(self) -> pd.DataFrame:
-        """How many objects on the demo photographs each model sees the same, moved, lost, new."""
+        """How many objects on the same photographs each model sees the same, moved, lost, new."""
         models = {name: found.demo for name, found in self.measurements.items() if found.delta}
         return pd.DataFrame(
             {name: differences.counted(self.baseline.demo, x) for name, x in models.items()}
@@ -256,7 +262,7 @@ class Homework:
 
     @cached_property
     def _truth(self) -> ImageSet:
-        """The demo photographs with what the original finds on them, which every CPU can look at again."""
+        """Photographs with what the original finds on them, which every CPU can look at again."""
         return as_truth(self.baseline.demo)
 
     def _pipeline_metrics(self, detector: Detector, view: View) -> dict[str, float]:
