@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +157,9 @@ class Homework:
         require_loadable(files)
         view, digest = View(size, square), "" if baseline else sha256(files[0])
         report, calibration = (self._seen(detector, x, view, digest) for x in (self.images, self.calibration))
-        shown = self.images.first(SHOWN) if self._own else image_set("demo")
-        seen = self._truth if baseline else shown
+        seen = self._truth if baseline else self.images.first(SHOWN) if self._own else image_set("demo")
         demo = evaluate(detector, seen, size, progress=False, square=square)
-        delta = timing = None
-        if baseline:
-            delta = paired_bootstrap(report, baseline.report, self.resamples)
+        delta = paired_bootstrap(report, baseline.report, self.resamples) if baseline else None
         reference = baseline.detector if baseline else detector
         timing = time_pairs(reference, detector, self.batches(detector, size, square), self.pairs)
         metrics = absolute_metrics(report, calibration, timing, files, parameters or self.subject.parameters)
@@ -249,15 +246,14 @@ class Homework:
 
     def _seen(self, detector: Detector, images: ImageSet, view: View, original: str) -> Evaluation:
         """An evaluation. A campaign looks with the original once (its sha256): all notebooks ask for that."""
+        look = partial(evaluate, detector, images, view.size, square=view.square)
         if not (original and campaign()):
-            return evaluate(detector, images, view.size, square=view.square)
+            return look()
         identity = {name: tag for name, tag in self._tags().items() if name != "homework"}
         kept = Kept(ROOT / "build" / "original", repr(identity))
         part = repr((original, detector.runtime, view, images.name, len(images)))
-        found = kept.evaluation(part, images)
-        if found is None:
-            found = evaluate(detector, images, view.size, square=view.square)
-            kept.keep_evaluation(part, found)
+        if (found := kept.evaluation(part, images)) is None:
+            kept.keep_evaluation(part, found := look())
         return found
 
     @cached_property
