@@ -15,7 +15,8 @@ MC_ASSETS ?= $(wildcard $(CURDIR)/../shared/assets)
 export MC_ASSETS
 
 BIN := .venv/bin
-# For each of the processes that share two cores; OpenMP's idle threads would keep the other one waiting.
+# For each of the processes that share two cores; OpenMP's idle threads would keep the others waiting. Three where
+# many wait for a server or a process that starts.
 # No OMP_THREAD_LIMIT: oneDNN's backward pass waits forever for threads that a limit has withheld.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive LOKY_MAX_CPU_COUNT=1
 RUN := $(BIN)/python -m modelcompression
@@ -44,7 +45,7 @@ check: .venv/test.stamp lint  ## lint and all fast tests, in two minutes
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow"
 
 test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 torture: .venv/test.stamp  ## kill, fill the disk, break the server: is a run lost? (under ten minutes)
 	$(BIN)/python tests/torture.py

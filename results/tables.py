@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from modelcompression.cards import cards
 from modelcompression.goals import (
     CONFIRMED,
     DELTA,
@@ -30,7 +31,8 @@ from rows import (
     over_opponent,
 )
 
-ANSWERS = [("size_ratio", 0.03), ("speedup", 0.03), ("both", 0.03)]  # the goals of the first table
+ELSEWHERE = [("speedup", 0.03), ("both", 0.03)]  # the goals that another machine's line names
+ANSWERS = [("size_ratio", 0.03), *ELSEWHERE, ("speedup", 0.01)]  # those of the first table
 SAME_OUTPUT = 0.002  # an interval narrower than this belongs to a model with the original's output
 
 CAPTIONS = {
@@ -241,7 +243,7 @@ def _goal_table(
         (f"{say['goals'][gain]}, {say['goals'][loss]}", winner(rows, gain, loss)) for gain, loss in goals
     ]
     if with_opponent:
-        named.append((say["opponent"], opponent(rows)))
+        named = [*_at_once(named), (say["opponent"], opponent(rows))]
     head = [say["goal"], say["take"], "Δ, %", say["limit"], say["size"], say["times"], say["pipeline"]]
     lines = []
     for goal, row in named:
@@ -249,10 +251,29 @@ def _goal_table(
             lines.append([goal, say["nobody"], *["–"] * (len(head) - 2)])
             continue
         limit = number(100 * loss_limits(rows)[row.name], "z.1f")
-        take = f"{_link(row, say)}<br><sub>{row['execution_precision']}</sub>"
+        take = f"{_link(row, say)}{_file(row)}<br><sub>{row['execution_precision']}</sub>"
         times = [_interval(row[columns], ".2f") for columns in (SPEEDUP, PIPELINE)]
         lines.append([goal, take, _interval(100 * row[DELTA], "+z.1f"), limit, _size(row), *times])
     return _table(head, lines, words=2)
+
+
+def _at_once(named: list[tuple[str, pd.Series | None]]) -> list[tuple[str, pd.Series | None]]:
+    """The same list with the goals that one model meets in one line."""
+    lines: dict[object, tuple[str, pd.Series | None]] = {}
+    for goal, row in named:
+        key = goal if row is None else row.name
+        before = lines[key][0] + "<br>" if key in lines else ""
+        lines[key] = before + goal, row
+    return list(lines.values())
+
+
+def _file(row: pd.Series) -> str:
+    """Markdown that leads to the file of ``models/`` that a row was measured with; empty if there is none."""
+    machine = ["experiment", "cpu", "isa"]
+    for card in cards():
+        if any([measured[key] for key in machine] == list(row[machine]) for measured in card.rows):
+            return f"<br>[models/{card.file.name}](models/{card.name}.md)"
+    return ""
 
 
 def _main_table(shown: pd.DataFrame, images: int, say: dict) -> str:
@@ -294,7 +315,7 @@ def _main_cells(row: pd.Series, over: float, images: int, say: dict) -> list[str
 def _fast(group: pd.DataFrame, say: dict) -> str:
     """What gains most speed on a machine, in words."""
     rows, found = evidence(group), []
-    for gain, loss in [goal for goal in ANSWERS if goal[0] != "size_ratio"]:
+    for gain, loss in ELSEWHERE:
         if (row := winner(rows, gain, loss)) is not None:
             goal = f"{say['goals'][gain]}, {say['goals'][loss]}"
             found.append(f"{goal}: {_link(row, say)}, {number(row['speedup'], '.2f')}×")

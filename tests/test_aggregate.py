@@ -11,7 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
 
 import aggregate
+import tables
 from aggregate import MARKERS, check, regenerate
+from modelcompression.cards import LICENCE, Card
 from modelcompression.goals import winner
 from page import PAGE
 from plots import style
@@ -26,6 +28,7 @@ from rows import (
     ResultsError,
     headline,
     read_rows,
+    rows_of,
 )
 from tables import CAPTIONS
 
@@ -395,7 +398,10 @@ def test_confirmed_numbers_alone_make_the_answers(root) -> None:
     regenerate(root, runs(run(BASELINE), tempting, firm))
     text = (root / "README.md").read_text(encoding="utf8")
     answers = text[: text.index("Every number of this table is confirmed: on 1000 images")].splitlines()
-    (line,) = (line for line in answers if line.startswith("| fastest"))
+    goals = ("smallest file", "fastest", "small and fast")
+    (line,) = (line for line in answers if line.startswith("| smallest"))
+    together = "<br>".join(f"{goal}, loss ≤ 3 %" for goal in goals)
+    assert line.startswith(f"| {together} |"), "one model, one line"
     assert "[Firm](" in line and "| 1.1 |" in line.replace("1.15", "1.1")
     assert "−0.8<br><sub>[−1.2,\u00a0−0.4]" in line and "1.80<br><sub>[1.70,\u00a01.90]" in line
     assert "1.50<br><sub>[1.40,\u00a01.60]" in line, "end to end beside forward"
@@ -403,6 +409,17 @@ def test_confirmed_numbers_alone_make_the_answers(root) -> None:
     goals = text[text.index("All goals.") :]
     assert "| fastest, nothing lost | no model meets this |" in goals, "the bound is 1.15 %"
     assert "confirmed: −0.80<br>" in cells(root, "Firm")[0][4]
+
+
+def test_the_answer_leads_to_the_file_that_was_measured(root, monkeypatch) -> None:
+    same = dict(zip(DELTA, (0.0, 0.0, 0.0), strict=True))
+    here = {"experiment": "Small", "cpu": INTEL, "isa": "AMX"}
+    card = Card("tiny", "what it is", "0" * 64, 1, LICENCE, {}, [here])
+    monkeypatch.setattr(tables, "cards", lambda: [card])
+    file = "<br>[models/tiny.mcpk](models/tiny.md)<br>"
+    for isa, times in (("AMX", 1), ("AVX2", 0)):
+        rows = rows_of(runs(run(BASELINE, isa=isa), run("Small", isa=isa, size_ratio=6.0, **same)))
+        assert tables.answer(rows, "README.md").count(file) == times
 
 
 def test_the_answer_names_what_a_user_gets_in_one_line(root) -> None:

@@ -1,4 +1,4 @@
-"""The drawings of homeworks 3 and 4: what they show is what the package finds, and every word can be read."""
+"""What the drawings of homeworks 3, 4 and 6 show is what the package finds, and every word can be read."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from modelcompression.detector import load_yolo
-from modelcompression.diagrams import channels, packing, removal
+from modelcompression.diagrams import channels, healing, packing, removal
 from modelcompression.diagrams.sketch import TINTS
 from modelcompression.methods import channels as methods
 from modelcompression.methods.sensitivity import output_error
@@ -52,6 +52,7 @@ def test_words_are_large_and_inside_the_sheet(model) -> None:
         packing.codebook_of(WEIGHTS, 4),
         packing.grid_and_coder(WEIGHTS, -16),
         removal.contours_of_removal(*PAIR),
+        healing.teacher_and_student(),
     ):
         legible(figure)
 

@@ -16,9 +16,11 @@ from modelcompression.errors import ModelCompressionError
 from modelcompression.fetch import sha256
 from modelcompression.files import FolderError
 from modelcompression.homework import Homework, ParameterError
+from modelcompression.measure import accuracy
 from modelcompression.measure.footprint import shipped
 from modelcompression.measure.intervals import Interval
 from modelcompression.measure.latency import Comparison, Timing
+from modelcompression.measurement import Measurement
 from modelcompression.methods.lean import LeanDetector
 from modelcompression.tracking import history
 
@@ -204,6 +206,31 @@ def test_a_worse_model_is_reported_as_worse(demo_only, eager, weights) -> None:
     (line,) = hw.summary().data.splitlines()
     size, lost = found.metrics["size_mb"], found.metrics["map50_95_delta"]
     assert line.startswith(f"- **Damaged**: {size:.2f} MB, mAP50-95 {lost:.1%} [")
+
+
+def test_a_campaign_looks_with_the_original_once(demo_only, eager, weights, monkeypatch) -> None:
+    looked = []
+
+    def evaluate(detector, images, *args, **kwargs):
+        looked.append(images.name)
+        return accuracy.evaluate(detector, images, *args, **kwargs)
+
+    monkeypatch.setattr(homework, "evaluate", evaluate)
+
+    def original(name: str) -> Measurement:
+        hw = Homework(name, smoke=True, threads=THREADS)
+        return hw.measure("Original model", eager, ships=[weights], log=False)
+
+    alone = original("hw7_test")
+    monkeypatch.setenv("MC_CAMPAIGN", "c0ffee, CPU, AVX2")
+    first = original("hw8_test")
+    looked.clear()
+    again = original("hw9_test")
+    assert looked == ["demo"], "only at what is shown"
+    assert again.report.map50_95 == first.report.map50_95 == alone.report.map50_95
+    monkeypatch.setenv("MC_CAMPAIGN", "decaf, CPU, AVX2")
+    original("hw9_test")
+    assert len(looked) == 1 + 3
 
 
 def test_a_model_of_another_input_size_is_refused(demo_only, eager, weights, exported) -> None:
