@@ -176,6 +176,6 @@ def test_fewer_candidates_suppress_alike(same: int, monkeypatch) -> None:
     raw[0, 4] = generator.uniform(0.01, 0.5, 900)
     raw[0, :2, :same], raw[0, 4, :same] = 300, 0.9
     monkeypatch.setattr(accuracy, "FEW_CANDIDATES", 400)
-    few, whole = (accuracy._suppressed(raw, accuracy.CONFIDENCE, n)[0] for n in (400, 900))
+    few, whole = (accuracy._suppressed(raw, accuracy.CONFIDENCE, accuracy.NMS_IOU, n)[0] for n in (400, 900))
     assert (len(few) < accuracy.MAX_DETECTIONS) == (same == 400)
     np.testing.assert_array_equal(accuracy.suppress(raw)[0], whole)

@@ -50,6 +50,7 @@ CHECKED = {
     "make lab": "runs until Ctrl-C",
     "pip install .": "installs from the network",
     "modelcompression detect": "test_detect.py",
+    "modelcompression compress best.pt --data my.yaml --trust": "test_compress.py",
     "modelcompression login": "needs a browser: test_login.py has a server",
     "make recommend": "needs published runs: test_recommend.py has some",
     "make torture": "minutes: test_torture.py has a small dose",
