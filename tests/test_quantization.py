@@ -21,7 +21,7 @@ from modelcompression.measure import accuracy, agreement, footprint
 from modelcompression.methods import qdq, quantization
 
 SIZE, CALIBRATION_IMAGES, JUDGED_IMAGES = 320, 8, 24
-HEAD_END = [quantization.FLOAT_END, r"^/model\.22/cv[23]\.\d/cv[23]\.\d\.2/"]
+HEAD_END = [quantization.float_end(), r"^/model\.22/cv[23]\.\d/cv[23]\.\d\.2/"]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -184,7 +184,9 @@ def test_float16_weights_are_half_the_file_and_the_same_detections(prepared, pho
 def test_nodes_are_chosen_by_their_names_or_outputs(prepared) -> None:
     assert len(qdq.nodes_like(prepared, ["^/model.0/"])) >= 2
     assert len(qdq.nodes_like(prepared, ["^output0$"])) == 1
-    assert qdq.nodes_like(prepared, []) == qdq.nodes_like(prepared, ["^no such"]) == []
+    assert qdq.nodes_like(prepared, []) == []
+    with pytest.raises(ValueError, match="no such matches no node of"):
+        qdq.nodes_like(prepared, ["^/model.0/", "^no such"])
 
 
 def test_int8_files_are_a_quarter_and_their_weights_are_counted(openvino_int8, onnx_int8, exported) -> None:

@@ -77,9 +77,18 @@ def dynamic_int8(source: Path, target: Path) -> Path:
 
 
 def nodes_like(source: Path | str, patterns: Iterable[str]) -> list[str]:
-    """Names of the nodes whose name or output matches one of these regular expressions."""
-    nodes, found = onnx.load(source).graph.node, [re.compile(pattern) for pattern in patterns]
-    return [n.name for n in nodes if any(p.search(n.name) or p.search(n.output[0]) for p in found)]
+    """Names of the nodes whose name or output matches one of these regular expressions.
+
+    Raises:
+        ValueError: an expression matches no node, so it is a wrong one.
+    """
+    nodes, chosen = onnx.load(source).graph.node, set()
+    for pattern in map(re.compile, patterns):
+        matched = {n.name for n in nodes if pattern.search(n.name) or pattern.search(n.output[0])}
+        if not matched:
+            raise ValueError(f"{pattern.pattern} matches no node of {Path(source).name}")
+        chosen |= matched
+    return [n.name for n in nodes if n.name in chosen]
 
 
 def ranges_from(quantized: Path, source: Path, lowest: float) -> dict[str, list[dict[str, Any]]]:

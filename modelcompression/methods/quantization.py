@@ -14,10 +14,16 @@ from ..assets import ImageSet
 from ..images import letterbox, planes
 from ..subject import YOLOV8N, Subject
 
-# Boxes in pixels and scores in 0…1 must not share a range (homework 2), and in float the expected distances
-# ("dfl") lose nothing on packed weights either (homework 4). Both are a small part of the pass.
-FLOAT_END = r"^/model\.{head}/(?!(?:one2one_)?cv[23])|^output0$"
 nncf.set_log_level(logging.ERROR)
+
+
+def float_end(subject: Subject = YOLOV8N) -> str:
+    """A regular expression for the names of what stays in float: the arithmetic behind the head's branches.
+
+    Boxes in pixels and scores in 0…1 must not share a range (homework 2), and in float the expected distances
+    ("dfl") lose nothing on packed weights either (homework 4). Both are a small part of the pass.
+    """
+    return rf"^/model\.{subject.head}/(?!(?:one2one_)?cv[23])|^output0$"
 
 
 def int8(
@@ -40,8 +46,7 @@ def int8(
     """
     size = graph.input(0).shape[2]
     batches = [planes(subject.channels, letterbox(sample.path, size)[0]) for sample in images.samples]
-    pattern = FLOAT_END.format(head=subject.head)
-    pattern = f"{pattern}|{also_float}" if also_float else pattern
+    pattern = f"{float_end(subject)}|{also_float}" if also_float else float_end(subject)
     names = [op.get_friendly_name() for op in graph.get_ordered_ops() if op.get_type_name() != "Constant"]
     ranges = nncf.AdvancedQuantizationParameters(
         disable_bias_correction=not bias_correction,
