@@ -291,9 +291,9 @@ def _overview(cards: list[Card]) -> str:
     lines = [
         "# Models to take home", "",
         "Packed checkpoints of YOLOv8n, ready for `modelcompression detect`; each with a card. Made by",
-        "`make models` from runs: no number here is typed. Δ and × compare with the original in PyTorch, on the",
-        "CPU that the card names. *Loss at most* is the one-sided 95 % bound on 1,000 photographs; – means that it",
-        "is not confirmed.", "",
+        "`make models` from runs: no number here is typed. Δ and × compare with the original in PyTorch, on",
+        "the CPU that the card names. *Loss at most* is the one-sided 95 % bound on 1,000 photographs; –",
+        "means that it is not confirmed.", "",
         "| Model | MB | Δ mAP50-95, % | loss at most, % | × faster | What it is |",
         "| --- | --: | --: | --: | --: | --- |",
     ]  # fmt: skip
