@@ -30,6 +30,7 @@ from modelcompression.terminal import script
 from rows import CSV, ResultsError, headline, read_rows
 
 FOLDER = "models"
+HISTORY = "history"  # of a healing, in the record
 RECORD = ("commit", "device", "photographs", "steps", "minutes")  # what a training says of itself
 KEPT = [
     *("experiment", "homework", "run_id", "git_commit", "finished", "cpu", "isa", "threads"),
@@ -219,12 +220,14 @@ def _texts(cards: list[Card]) -> dict[str, str]:
 
 
 def _page(card: Card) -> str:
-    made = "\n".join(f"- {key}: {value}" for key, value in card.made.items())
+    made = "\n".join(f"- {key}: {value}" for key, value in card.made.items() if key != HISTORY)
     lines = [
         f"# {card.name}.mcpk", "", f"{card.what}.", "",
+        "Run it with this project installed:", "", "```bash",
+        f"modelcompression detect photo.jpg --model {card.name}", "```", "",
         f"- sha256: `{card.sha256}`", f"- bytes: {card.size}",
         f"- licence: [{card.licence}](../LICENSE), as ultralytics and the YOLOv8 weights",
-        "", "How it was made:", "", made, "", "What was measured with this file:", "",
+        "", "How it was made:", "", made, "", *_history(card), "What was measured with this file:", "",
     ]  # fmt: skip
     lines += _measured_table(card)
     if card.confirmed:
@@ -238,6 +241,15 @@ def _page(card: Card) -> str:
     elif not card.rows:
         lines.append("Nothing yet.")
     return "\n".join(lines) + "\n"
+
+
+def _history(card: Card) -> list[str]:
+    """A healing's way down: a list of (steps, seconds, training loss, held-out distance) on its card."""
+    way = card.made.get(HISTORY)
+    if not way:
+        return []
+    shown = ", ".join(f"{step}: {held_out:.2f}" for step, *_, held_out in way)
+    return [f"Nats an image from the original, on held-out photographs, by steps of training: {shown}.", ""]
 
 
 def _delta(row: dict[str, Any]) -> str:
@@ -279,7 +291,9 @@ def _overview(cards: list[Card]) -> str:
     lines = [
         "# Models to take home", "",
         "Packed checkpoints of YOLOv8n, ready for `modelcompression detect`; each with a card. Made by",
-        "`make models` from runs: no number here is typed.", "",
+        "`make models` from runs: no number here is typed. Δ and × compare with the original in PyTorch, on",
+        "the CPU that the card names. *Loss at most* is the one-sided 95 % bound on 1,000 photographs; –",
+        "means that it is not confirmed.", "",
         "| Model | MB | Δ mAP50-95, % | loss at most, % | × faster | What it is |",
         "| --- | --: | --: | --: | --: | --- |",
     ]  # fmt: skip

@@ -108,10 +108,10 @@ def _since_campaign(group: pd.DataFrame) -> pd.Index:
 
 
 def csv_text(rows: pd.DataFrame) -> str:
-    """results.csv: five significant digits, milliseconds to two decimals."""
+    """results.csv: six significant digits, milliseconds to three decimals; tables round once, from these."""
     text = rows.astype(object)
     for column in NUMBERS:
-        form = "{:.2f}" if column in MILLISECONDS else "{:.5g}"
+        form = "{:.3f}" if column in MILLISECONDS else "{:.6g}"
         text[column] = ["" if pd.isna(value) else form.format(value) for value in rows[column]]
     return text.to_csv(index=False, lineterminator="\n")
 

