@@ -286,7 +286,7 @@ def _that_count(runs: pd.DataFrame, smoke: bool) -> pd.DataFrame:
 
 
 def _worth_it(runs: pd.DataFrame, smoke: bool) -> list[str]:
-    """The shortlist of what was measured on this CPU."""
+    """The shortlist of what was measured on this CPU, in its latest campaign if there was one."""
     if runs.empty:
         raise ConfirmError(
             f"{resolve_target().description} holds no {'smoke runs' if smoke else 'runs'} to confirm: "
@@ -298,7 +298,8 @@ def _worth_it(runs: pd.DataFrame, smoke: bool) -> list[str]:
         raise ConfirmError(
             f"all runs were made on {others}, this is {_here()}: confirm there, or run them here"
         )
-    latest = here.drop_duplicates("experiment", keep="last")
+    campaign = here.get("tags.campaign", pd.Series("", here.index)).fillna("")
+    latest = here[campaign == campaign.iloc[-1]].drop_duplicates("experiment", keep="last")
     return shortlist(latest.rename(columns=lambda c: c.removeprefix("metrics.")))
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from conftest import THREADS
@@ -224,3 +225,13 @@ def test_an_interval_over_processes_sees_what_a_process_hides() -> None:
     together, alone = ratio_interval(processes), ratio_interval([np.concatenate(processes)])
     assert together.value == alone.value == pytest.approx(2.0, abs=0.05)
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
+
+
+def test_after_a_campaign_only_its_rows_are_worth_it(monkeypatch) -> None:
+    here = {"tags.cpu": cpu().name, "tags.isa": cpu().isa}
+    names = [("Renamed since", "c1"), ("ONNX", "c1"), ("ONNX", "c2"), ("OpenVINO", "c2")]
+    runs = pd.DataFrame([here | {"experiment": name, "tags.campaign": c} for name, c in names])
+    monkeypatch.setattr(confirming, "shortlist", lambda rows: list(rows["experiment"]))
+    assert confirming._worth_it(runs, smoke=False) == ["ONNX", "OpenVINO"]
+    without = runs.drop(columns="tags.campaign")
+    assert confirming._worth_it(without, smoke=False) == ["Renamed since", "ONNX", "OpenVINO"]
