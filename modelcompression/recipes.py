@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,21 +106,15 @@ def described(subject: Subject, size: int) -> bytes:
     return yaml.safe_dump(facts, sort_keys=False).encode()
 
 
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that has its name only once everything is in it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        yield Path(aside) / "new"
-        shutil.rmtree(folder, ignore_errors=True)
-        (Path(aside) / "new").rename(folder)
-
-
 def whole_folder(folder: Path, write: Callable[[Path], Any], name: str) -> Path:
     """Let ``write`` fill a folder that has its name only when it is whole; the path of ``name`` in it."""
-    with _new_folder(folder) as aside:
-        aside.mkdir()
-        write(aside)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        new = Path(aside) / "new"
+        new.mkdir()
+        write(new)
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
     return folder / name
 
 

@@ -16,7 +16,7 @@ from .assets import ImageSet, Sample
 from .detector import Detector
 from .images import letterbox, prepared
 from .measure.accuracy import Evaluation, match
-from .measure.intervals import Interval, resampled_map
+from .measure.intervals import Interval, loss_bound
 from .methods.distance import distance
 
 SHOWN = 0.25  # confidence of detections that an application would show
@@ -45,10 +45,8 @@ class Loss:
 def loss(variant: Evaluation, original: Evaluation, seed: int = 0) -> Loss:
     """The loss on labelled photographs, or else on what the original detects."""
     if any(len(sample.classes) for sample in original.images.samples):
-        before, after = (resampled_map(found, RESAMPLES, seed) for found in (original, variant))
-        changes = 1 - after[before > 0] / before[before > 0]
         whole = 1 - variant.map50_95 / original.map50_95
-        return Loss(whole, float(np.percentile(changes, 95)), True)
+        return Loss(whole, loss_bound(variant, original, RESAMPLES, seed), True)
     pairs = np.array([_agreement(*found) for found in zip(
         variant.detections, original.detections, original.images.samples, strict=True)])  # fmt: skip
     draws = np.random.default_rng(seed).integers(0, len(pairs), (RESAMPLES, len(pairs)))
