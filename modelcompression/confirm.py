@@ -107,9 +107,9 @@ class Confirmation:
             "Δ mAP50-95, %": f"{100 * self.delta.value:+z.2f} [{low:+z.2f}, {high:+z.2f}]",
             "loss at most, %": f"{100 * self.loss_bound:z.2f}",
             "forward, ms": f"{self.baseline_latency_ms:.1f} → {self.latency_ms:.1f}",
-            "× faster": _times(self.speedup),
+            "× faster": str(self.speedup),
             "JPEG to boxes, ms": f"{self.baseline_pipeline_ms:.1f} → {self.pipeline_ms:.1f}",
-            "× faster, all": _times(self.pipeline_speedup),
+            "× faster, all": str(self.pipeline_speedup),
         }
 
 
@@ -342,7 +342,3 @@ def _is_file(name: str) -> bool:
 
 def _here() -> str:
     return f"{cpu().name} ({cpu().isa})"
-
-
-def _times(x: Interval) -> str:
-    return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]"

@@ -83,7 +83,7 @@ def row(found: Measurement) -> dict[str, str]:
         "Δ % [95 % CI]": _percent(found.delta) if relative else "–",
         "coco128 mAP50-95": f"{m['coco128_map50_95']:.4f}",
         "ms": f"{m['baseline_latency_ms']:.1f} → {ms}" if relative else ms,
-        "× faster [95 % CI]": _times(found.timing.speedup) if relative else "–",
+        "× faster [95 % CI]": str(found.timing.speedup) if relative else "–",
         "executes in": found.detector.execution_precision,
         "MB": f"{m['size_mb']:.2f}",
         "zeros %": f"{100 * m['sparsity']:.2f}",
@@ -103,7 +103,3 @@ def sentence(found: Measurement) -> str:
 def _percent(x: Interval) -> str:
     value, low, high = (format(100 * bound, "+z.2f") for bound in (x.value, x.low, x.high))
     return f"{value} [{low}, {high}]".replace("-", "−")
-
-
-def _times(x: Interval) -> str:
-    return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]"

@@ -145,12 +145,8 @@ def _row(one: Outcome, original: Outcome) -> list[str]:
     if not one.speed:
         return [*size, *cost, "as the original", "–", "as the original", "–"]
     parts = ((one.speed.forward_ms, one.speed.forward), (one.speed.pipeline_ms, one.speed.pipeline))
-    speed = [text for ms, x in parts for text in (f"{ms[0]:.1f} → {ms[1]:.1f}", _times(x))]
+    speed = [text for ms, x in parts for text in (f"{ms[0]:.1f} → {ms[1]:.1f}", str(x))]
     return [*size, *cost, *speed]
-
-
-def _times(x: Interval) -> str:
-    return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]"
 
 
 def write_report(

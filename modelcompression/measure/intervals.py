@@ -21,6 +21,10 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """As the tables show a ratio: two decimals, bounds in square brackets."""
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 def paired_bootstrap(
     variant: Evaluation, baseline: Evaluation, resamples: int = 1000, seed: int = 0
