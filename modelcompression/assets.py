@@ -173,7 +173,8 @@ def save_as_yolo(images: ImageSet, folder: Path, quality: int | None = None) -> 
             for category, box in zip(sample.classes, boxes, strict=True)
         ]
         (folder / "labels" / f"{sample.path.stem}.txt").write_text("\n".join(rows))
-    description = {"path": str(folder.absolute()), "train": "images", "val": "images", "names": class_names()}
+    names = dict(enumerate(images.names)) if images.names else class_names()
+    description = {"path": str(folder.absolute()), "train": "images", "val": "images", "names": names}
     (folder / "data.yaml").write_text(yaml.safe_dump(description))
     return folder / "data.yaml"
 

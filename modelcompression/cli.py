@@ -74,18 +74,34 @@ class _Share(click.ParamType):
 
 SHARE = _Share()
 HOMEWORK = click.argument("homework")
+FILE = click.Path(path_type=Path)
 
 
-@_command("run hw5_export/fastest")
+def _subject(command: Callable) -> Callable:
+    """The options that put a model of one's own in the place of YOLOv8n."""
+    for option in (
+        click.option(
+            "--trust", is_flag=True, help="The weights are yours: a .pt file runs code when opened."
+        ),
+        click.option("--data", type=FILE, help="The YAML of its data set; COCO if it has COCO's classes."),
+        click.option("--weights", type=FILE, help="A .pt detector of your own in place of YOLOv8n."),
+    ):
+        command = option(command)
+    return command
+
+
+@_command("run hw5_export/fastest --weights best.pt --data my.yaml --trust")
 @HOMEWORK
-def run(homework: str) -> None:
+@_subject
+def run(homework: str, weights: Path | None, data: Path | None, trust: bool) -> None:
     """Execute the notebooks of HOMEWORK, log their runs, print their rows; no table changes.
 
     HOMEWORK is a folder (hw5_export), one notebook in it (hw5_export/fastest), or all.
     """
     from . import runner
+    from .parameters import own_subject
 
-    runner.run(homework)
+    runner.run(homework, parameters=own_subject(weights, data, trust))
 
 
 @_command("publish hw4_clustering")
@@ -99,11 +115,13 @@ def publish(homework: str) -> None:
 
 @_command("smoke hw2_quantization")
 @click.argument("homework", default="all")
-def smoke(homework: str) -> None:
+@_subject
+def smoke(homework: str, weights: Path | None, data: Path | None, trust: bool) -> None:
     """Execute notebooks on a handful of images; no table changes."""
     from . import runner
+    from .parameters import own_subject
 
-    runner.run(homework, smoke=True)
+    runner.run(homework, smoke=True, parameters=own_subject(weights, data, trust))
 
 
 @_command("new hw7_example")
@@ -200,7 +218,7 @@ def models() -> None:
 
 
 @_command("inspect small.mcpk")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 def inspect(file: Path) -> None:
     """What takes how many bytes in a packed checkpoint."""
     from .packed import checkpoint
@@ -209,14 +227,14 @@ def inspect(file: Path) -> None:
 
 
 @_command("compress best.pt --data my.yaml --for both --max-loss 1% --trust")
-@click.argument("weights", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="YAML of a data set, as for ultralytics.")
-@click.option("--images", type=click.Path(path_type=Path), help="A folder of photographs without labels.")
+@click.argument("weights", type=FILE)
+@click.option("--data", type=FILE, help="YAML of a data set, as for ultralytics.")
+@click.option("--images", type=FILE, help="A folder of photographs without labels.")
 @click.option(
     "--for", "goal", type=click.Choice(["fast", "small", "both"]), default="both", show_default=True
 )
 @click.option("--max-loss", type=SHARE, default=None, help="Largest loss.  [1%; without labels 5%]")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for files and report.")
+@click.option("--out", type=FILE, default=None, help="Folder for files and report.")
 @click.option("--size", type=click.IntRange(32), default=None, help="Input in pixels.  [as trained]")
 @click.option("--trust", "trusted", is_flag=True, help="The .pt file is mine: opening it may run its code.")
 @click.option("--sha256", default=None, help="Open the .pt file if this is its hash.")

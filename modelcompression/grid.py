@@ -15,5 +15,5 @@ def step_sizes(exponents: np.ndarray) -> np.ndarray:
 
 
 def nearest_exponents(steps: np.ndarray) -> np.ndarray:
-    """The nearest step exponents, ``round(8 log2(step))``."""
-    return np.rint(8 * np.log2(steps)).astype(np.int64)
+    """The nearest step exponents, ``round(8 log2(step))``; 0 for a step of 0, as of a row of zeros."""
+    return np.rint(8 * np.log2(np.where(np.asarray(steps) > 0, steps, 1))).astype(np.int64)

@@ -11,7 +11,6 @@ speed-ups over alternating passes in this very process.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -25,10 +24,9 @@ from IPython.display import Image, Markdown
 from . import ROOT, differences, figures
 from .assets import ImageSet, image_set, report_and_calibration
 from .dataset import MOST, from_yaml
-from .detector import Detector, is_taken_literally, try_out
-from .errors import ModelCompressionError
-from .fetch import roots, sha256
-from .files import FolderError, own_folder
+from .detector import Detector, try_out
+from .fetch import sha256
+from .files import own_folder
 from .images import letterbox, planes
 from .machine import campaign, commit, cpu, versions
 from .measure.accuracy import Evaluation, evaluate
@@ -40,7 +38,8 @@ from .measure.kept import Kept
 from .measure.latency import time_pairs
 from .measure.pipeline import View, time_pipelines
 from .measurement import Measurement, absolute_metrics, relative_metrics, row, sentence
-from .own_model import input_size, own_model
+from .own_model import PACKED, input_size, own_model
+from .parameters import ParameterError, require_valid
 from .subject import YOLOV8N, Subject, class_names
 from .subject import weights as yolov8n
 from .tracking.login import sign_in
@@ -49,13 +48,9 @@ from .tracking.targets import resolve_target
 from .tracking.tracker import Tracker
 
 BASELINE = "Original model"
-INPUT_SIZE = 640
+INPUT_SIZE, SMOKE_SIZE = 640, 320
 WORTH_A_PIPELINE = 1.3  # times the original's forward speed, from which an application may notice
 SHOWN = 12  # photographs of a data set of one's own, in place of the demo photographs
-
-
-class ParameterError(ModelCompressionError, ValueError):
-    """A notebook parameter is wrong; the message says which and what it may be."""
 
 
 class Homework:
@@ -69,13 +64,15 @@ class Homework:
         n_images: images of val2017 to report on; None: the 281 listed ones.
         threads: threads of every runtime.
         login: sign in to DagsHub in the browser first, see ``tracking.login``.
-        weights, data: a detector of one's own and the YAML of its data set, both or neither; None: YOLOv8n
-            and COCO. Its rows are kept apart from YOLOv8n's, and enter no table but `table`.
+        weights: the ``.pt`` file of a detector of one's own; None or empty: YOLOv8n. Its rows are kept apart
+            from YOLOv8n's, and enter no table but `table`.
+        data: the YAML of its data set; None or empty: COCO, if it has COCO's classes.
         trust: ``weights`` is a pickle that may run code, and yours.
 
     Attributes:
+        own: whether the detector is one of one's own.
         subject: what is compressed.
-        size: of the square that the original sees, in pixels.
+        size: of the square that the original sees, in pixels; in a smoke run not more than 320.
 
     Raises:
         OwnModelError: the weights are not trusted, or no detector.
@@ -99,22 +96,24 @@ class Homework:
         self.name = name
         self.smoke = smoke
         self.threads = threads
-        self._check(n_images)
-        if bool(weights) != bool(data):
-            raise ParameterError("WEIGHTS and DATA belong together: a .pt file, and the YAML of its data set")
+        require_valid(name, smoke, n_images, threads, ROOT)
+        if data and not weights:
+            raise ParameterError("DATA describes the photographs of a model of your own: set WEIGHTS as well")
         if login:
             sign_in()
         self.folder, self._lock = own_folder(ROOT / "build" / name)
         self.subject, self.size = YOLOV8N, INPUT_SIZE
-        self._own = Path(weights) if weights else None
-        if self._own:
-            model = own_model(self._own, trust)
-            self.subject, self.size = Subject.of(model), input_size(model)
+        self.own = bool(weights)
+        self.weights = Path(weights) if weights else yolov8n()
+        if self.own:
+            self._look_at_own(trust, data)
+        if data:
             sets = from_yaml(Path(data), self.subject.names, n_images or MOST)
             self.calibration, self.images = sets
         else:
             self.images, self.calibration = report_and_calibration(n_images)
         if smoke:
+            self.size = min(self.size, SMOKE_SIZE)
             self.images, self.calibration = self.images.first(6), self.calibration.first(4)
         self.pairs, self.resamples = (1, 50) if smoke else (30, 500)
         self.measurements: dict[str, Measurement] = {}
@@ -157,7 +156,7 @@ class Homework:
         require_loadable(files)
         view, digest = View(size, square), "" if baseline else sha256(files[0])
         report, calibration = (self._seen(detector, x, view, digest) for x in (self.images, self.calibration))
-        seen = self._truth if baseline else self.images.first(SHOWN) if self._own else image_set("demo")
+        seen = self._truth if baseline else self.images.first(SHOWN) if self.own else image_set("demo")
         demo = evaluate(detector, seen, size, progress=False, square=square)
         delta = paired_bootstrap(report, baseline.report, self.resamples) if baseline else None
         reference = baseline.detector if baseline else detector
@@ -177,11 +176,6 @@ class Homework:
         print(sentence(found))
         return found
 
-    @cached_property
-    def weights(self) -> Path:
-        """The checkpoint that is compressed: one's own, or YOLOv8n's, found or fetched."""
-        return self._own or yolov8n()
-
     @property
     def baseline(self) -> Measurement:
         """The measurement all others are compared with."""
@@ -189,7 +183,22 @@ class Homework:
 
     def batch(self) -> np.ndarray:
         """(1, channels, size, size): the first report image, what every latency is measured on."""
-        return planes(self.subject.channels, letterbox(self.images.samples[0].path, self.size)[0])
+        return self.seen(self.images.samples[0].path)
+
+    def seen(self, photograph: Path) -> np.ndarray:
+        """(1, channels, size, size), float32, 0…1: a photograph as the original sees it."""
+        return planes(self.subject.channels, letterbox(photograph, self.size)[0])
+
+    @cached_property
+    def photographs(self) -> list[Path]:
+        """All that may be learned from: those to calibrate with; for COCO 259 more of its training set.
+
+        These have no labels, and a smoke run leaves them out.
+        """
+        found = [sample.path for sample in self.calibration.samples]
+        if self.calibration.name == "coco128" and not self.smoke:
+            found += [sample.path for sample in image_set("coco-train-extra").samples]
+        return found
 
     def batches(
         self, detector: Detector, size: int | None = None, square: bool = True
@@ -211,7 +220,7 @@ class Homework:
         """What this execution measured, one row an experiment, formatted for reading."""
         rows = [row(found) for found in self.measurements.values()]
         table = pd.DataFrame(rows).set_index("Experiment")
-        return table.rename(columns=lambda name: name.replace("coco128", "training")) if self._own else table
+        return table.rename(columns=lambda name: name.replace("coco128", "training")) if self.own else table
 
     def summary(self) -> Markdown:
         """A line for each compressed model: what it weighs and what it lost."""
@@ -242,6 +251,8 @@ class Homework:
     def finish(self) -> None:
         """Close the MLflow run and say where to look at it."""
         self.tracker.finish()
+        if self.own:  # whose rows are in no other table
+            print(self.table().T.to_string())
         print(f"Logged to {self.tracker.target.description}.")
 
     def _seen(self, detector: Detector, images: ImageSet, view: View, original: str) -> Evaluation:
@@ -273,26 +284,16 @@ class Homework:
             "pipeline_speedup_hi": found.speedup.high,
         }
 
-    def _check(self, n_images: int | None) -> None:
-        if not re.fullmatch(r"hw\d+_\w+(/\w+)?", self.name):
-            raise ParameterError(f"homework '{self.name}' is not named like hw3_pruning or hw5_export/more")
-        if not isinstance(self.smoke, bool):
-            raise ParameterError(f"SMOKE must be True or False, not {self.smoke!r}")
-        if not self.smoke and os.environ.get("MC_SMOKE"):  # of `runner.execute`
-            raise ParameterError("this is a smoke run: the notebook must pass smoke=SMOKE to Homework")
-        if n_images is not None and (
-            isinstance(n_images, bool) or not isinstance(n_images, int) or not 1 <= n_images <= 5000
-        ):
-            raise ParameterError(f"N_IMAGES must be None or a whole number 1…5000, not {n_images!r}")
-        for folder in (ROOT, *roots()):
-            if not is_taken_literally(folder / "yolov8n.pt"):
-                raise FolderError(f"{folder}: ultralytics drops apostrophes from paths; rename the folder")
-        cores = cpu().cores
-        if isinstance(self.threads, bool) or not isinstance(self.threads, int):
-            raise ParameterError(f"THREADS must be a whole number, not {self.threads!r}")
-        if not 1 <= self.threads <= cores:
+    def _look_at_own(self, trust: bool, data: Path | str | None) -> None:
+        if self.weights.suffix == PACKED:
             raise ParameterError(
-                f"THREADS must be 1…{cores}, the cores that this process may use, not {self.threads}"
+                f"{self.weights} is compressed already: WEIGHTS is the .pt file of a training"
+            )
+        model = own_model(self.weights, trust)
+        self.subject, self.size = Subject.of(model), input_size(model)
+        if not data and dict(enumerate(self.subject.names)) != class_names():
+            raise ParameterError(
+                f"{self.weights} has other classes than COCO: set DATA to the YAML of its data set as well"
             )
 
     def _baseline_for(self, experiment: str, detector: Detector) -> Measurement | None:
@@ -308,7 +309,7 @@ class Homework:
         return self.baseline
 
     def _banner(self) -> None:
-        if self._own:
+        if self.own:
             print(f"model     {self.weights}, {self.subject.classes} classes, {self.size} px")
         print(f"CPU       {cpu()}; {self.threads} threads are used")
         print(f"versions  {versions()}")
@@ -318,7 +319,7 @@ class Homework:
         print(f"tracking  {resolve_target().description}{' (smoke run)' if self.smoke else ''}")
 
     def _tags(self) -> dict[str, str]:
-        own = {"subject": self._own.stem} if self._own else {}
+        own = {"subject": self.weights.stem} if self.own else {}
         return own | {
             "homework": self.name,
             "dataset": self.images.name,

@@ -104,5 +104,5 @@ def _require_trust(weights: Path, trusted: bool, digest: str | None) -> None:
     elif not trusted and found != WEIGHTS_SHA256:
         raise OwnModelError(
             f"{weights} is a pickle, and opening it runs whatever its author put in: add --trust if it is "
-            "your own, or --sha256 with the hash that its author tells you"
+            "your own (TRUST = True in a notebook), or --sha256 with the hash that its author tells you"
         )

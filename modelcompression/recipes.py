@@ -80,7 +80,7 @@ def _fine(values: np.ndarray) -> Grid:
     """About eight bits: for the few weights that no statistics exist of."""
     rows = 1 if values.ndim == 1 else len(values)
     flat = values.reshape(rows, -1)
-    exponents = nearest_exponents(np.maximum(np.abs(flat).max(1), 1e-8) / 120)
+    exponents = nearest_exponents(np.abs(flat).max(1) / 120)
     return Grid(np.rint(values / Grid(np.ones_like(values), exponents).values()).astype(int), exponents)
 
 

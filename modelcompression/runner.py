@@ -60,7 +60,7 @@ def notebooks(homework: str = "all") -> list[Path]:
     return chosen
 
 
-def execute(notebook: Path, smoke: bool = False, parameters: dict | None = None) -> Path:
+def execute(notebook: Path, smoke: bool = False, parameters: Mapping | None = None) -> Path:
     """Run one notebook from top to bottom, its output on this terminal; return the executed copy.
 
     Raises:
@@ -278,13 +278,13 @@ def _begin_campaign() -> str:
     return os.environ["MC_CAMPAIGN"]
 
 
-def _executed(notebook: Path, smoke: bool, campaign: str) -> Path:
+def _executed(notebook: Path, smoke: bool, campaign: str, parameters: Mapping | None) -> Path:
     """The executed copy; of a campaign that was cut off, the one that it has already made."""
     made = EXECUTED / f"{notebook.parent.name}_{notebook.name}"
     if campaign and noted(made).get("campaign") == campaign:
         return made
     start = time.time()
-    made = execute(notebook, smoke)
+    made = execute(notebook, smoke, parameters)
     mark(made, campaign, (time.time() - start) / 60)
     return made
 
@@ -310,7 +310,9 @@ def _send() -> None:
         raise RunnerError(f"{error}; {then}") from None
 
 
-def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
+def run(
+    homework: str, smoke: bool = False, publishing: bool = False, parameters: Mapping | None = None
+) -> None:
     """Execute the notebooks of a homework and print their rows; only publishing changes a tracked file.
 
     Args:
@@ -319,20 +321,21 @@ def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
         publishing: replace the committed notebooks by the executed ones, send the runs of the local store to
             the tracking server, if there is one, and regenerate the tables. Publishing all is a campaign: one
             that is cut off goes on where it was, and replaces none before all are executed.
+        parameters: for every notebook, such as a model of one's own; its rows are in no table.
 
     Raises:
         RunnerError, AssetError: see `notebooks`, `execute` and `publish`; the server refuses the runs.
     """
     chosen = notebooks(homework)
     for notebook in chosen:
-        require_parameters(notebook, ["SMOKE"])
+        require_parameters(notebook, ["SMOKE", *(parameters or {})])
     campaign = _begin_campaign() if publishing and homework == "all" else ""
     _fetch_assets(needed=publishing)
     start, executed, progress = time.time(), {}, Progress(chosen)
     try:
         for notebook in chosen:
             print(progress.before(notebook))
-            executed[notebook] = _executed(notebook, smoke, campaign)
+            executed[notebook] = _executed(notebook, smoke, campaign, parameters)
             print(f"executed copy: {executed[notebook].relative_to(ROOT)}")
     finally:  # not in between: the runs that follow would be of a changed commit
         if publishing and (not campaign or len(executed) == len(chosen)):
@@ -341,6 +344,6 @@ def run(homework: str, smoke: bool = False, publishing: bool = False) -> None:
     if publishing:
         _send()
         _results("aggregate.py", ["--print", *homeworks])
-    elif not smoke:
+    elif not (smoke or parameters):
         _results("show.py", homeworks)
     print(f"{len(chosen)} notebook(s) in {(time.time() - start) / 60:.1f} min")

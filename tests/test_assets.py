@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,6 +21,7 @@ from PIL import Image
 from modelcompression import ROOT, assets, fetch, labels, subject
 from modelcompression.fetch import AssetError, StorageError, UnreachableError
 from modelcompression.images import letterbox
+from modelcompression.subject import class_names
 
 CONTENT = bytes(range(256)) * 800
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -525,7 +527,11 @@ def test_beyond_the_usual_images_come_those_that_confirm(server, monkeypatch, tm
 
 
 def test_saved_as_yolo_reads_back_to_the_same_boxes(demo, tmp_path: Path) -> None:
-    assets.save_as_yolo(demo, tmp_path)
+    described = assets.save_as_yolo(demo, tmp_path)
+    assert yaml.safe_load(described.read_text())["names"] == class_names()
+    named = assets.ImageSet("two", demo.samples[:1], ("dog", "cat"))
+    described = assets.save_as_yolo(named, tmp_path / "two")
+    assert yaml.safe_load(described.read_text())["names"] == {0: "dog", 1: "cat"}
     for sample in demo.samples:
         rows = assets.read_labels(tmp_path / "labels" / f"{sample.path.stem}.txt")
         assert [row[0] for row in rows] == sample.classes.tolist()

@@ -24,7 +24,7 @@ from networks import described, random_network
 from torch import nn
 from ultralytics.nn import tasks
 
-from modelcompression import ROOT, assets, cli, compress, dataset, homework, judge, labels
+from modelcompression import ROOT, assets, cli, compress, dataset, homework, judge, labels, runner
 from modelcompression.detect import Model
 from modelcompression.detector import TorchDetector, load_yolo
 from modelcompression.fetch import AssetError, sha256
@@ -378,10 +378,39 @@ def test_a_notebook_measures_a_model_of_ones_own(bench, trained: Path, data: Pat
 
 
 def test_a_notebook_says_what_is_wrong_with_a_model_of_ones_own(bench, trained: Path, data: Path) -> None:
-    with pytest.raises(ParameterError, match="WEIGHTS and DATA belong together"):
-        bench(weights=trained)
-    with pytest.raises(OwnModelError, match="is a pickle"):
+    with pytest.raises(ParameterError, match="has other classes than COCO: set DATA"):
+        bench(weights=trained, trust=True)
+    with pytest.raises(ParameterError, match="set WEIGHTS as well"):
+        bench(data=data)
+    with pytest.raises(OwnModelError, match=r"is a pickle.*TRUST = True in a notebook"):
         bench(weights=trained, data=data)
+    with pytest.raises(ParameterError, match="is compressed already"):
+        bench(weights=MODELS / "yolov8n-shapes3.mcpk", data=data)
+
+
+def test_a_model_with_cocos_classes_needs_no_data_set(bench, weights: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.pt"
+    mine.write_bytes(weights.read_bytes())
+    hw = bench(weights=mine)
+    assert hw.own and hw.images.name == bench().images.name and not bench().own
+    assert hw.seen(hw.images.samples[0].path).shape == (1, 3, 320, 320), "a smoke run sees small photographs"
+    assert hw.photographs == [sample.path for sample in hw.calibration.samples]
+
+
+def test_the_command_line_hands_a_model_to_every_notebook(trained: Path, data: Path, monkeypatch) -> None:
+    given: list[dict] = []
+    monkeypatch.setattr(
+        runner, "run", lambda homework, smoke=False, parameters=None: given.append(parameters)
+    )
+    monkeypatch.chdir(trained.parent)
+    own = ["--weights", trained.name, "--data", str(data), "--trust"]
+    for arguments in (["run", "hw1_baseline"], ["run", "hw1_baseline", *own], ["smoke", "all", *own[:2]]):
+        assert CliRunner().invoke(cli.cli, arguments).exit_code == 0
+    files = {"WEIGHTS": str(trained), "DATA": str(data)}
+    assert given == [{}, files | {"TRUST": True}, {"WEIGHTS": str(trained), "TRUST": False}]
+    failed = CliRunner().invoke(cli.cli, ["run", "hw1_baseline", "--weights", "none.pt"])
+    assert failed.exit_code == 1 and len(given) == 3
+    assert failed.stderr == "error: none.pt does not exist: give a detector's .pt file\n"
 
 
 def assert_alike(ours: np.ndarray, theirs: np.ndarray) -> None:

@@ -233,7 +233,8 @@ def test_a_campaign_looks_with_the_original_once(demo_only, eager, weights, monk
     assert len(looked) == 1 + 3
 
 
-def test_a_model_of_another_input_size_is_refused(demo_only, eager, weights, exported) -> None:
+def test_a_model_of_another_input_size_is_refused(demo_only, eager, weights, exported, monkeypatch) -> None:
+    monkeypatch.setattr(homework, "SMOKE_SIZE", 640)
     hw = Homework("hw9_test", smoke=True, threads=THREADS)
     hw.measure("Original model", eager, ships=[weights], log=False)
     with pytest.raises(DetectorError, match="640"):

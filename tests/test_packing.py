@@ -140,6 +140,7 @@ def test_steps_are_the_nearest_float32_of_powers_of_two() -> None:
     exact = np.exp2(every / 8)
     assert np.allclose(step_sizes(every), exact, rtol=1.2e-7, atol=0)
     assert np.array_equal(nearest_exponents(step_sizes(every)), every)
+    assert nearest_exponents(np.array([0.0, 1.0])).tolist() == [0, 0]  # a row of zeros has any step
     assert step_sizes(np.array([-16, 0, 24])).tolist() == [0.25, 1, 8]
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "modelcompression"
 FLOORS = [
     {"__init__", "errors", "files", "terminal", "grid", "fetch", "machine", "boxes", "frames", "cards"}
     | {"labels", "intact"},
-    {"subject", "network", "assets", "dataset", "detector", "ncnn_file", "nanodet"},
+    {"subject", "network", "assets", "dataset", "detector", "ncnn_file", "nanodet"} | {"parameters"},
     {"images", "packed"},
     {"measure", "methods", "tracking"},
     {"figures", "goals", "diagrams"},

@@ -296,5 +296,5 @@ def _compare(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tenso
 def bias_grid(bias: np.ndarray) -> Grid:
     """A layer's (rows,) biases on a grid of about ``BIAS_LEVELS`` levels."""
     largest = np.abs(bias).max(keepdims=True)
-    exponent = nearest_exponents(np.where(largest > 0, largest, 1) / (BIAS_LEVELS / 2))
+    exponent = nearest_exponents(largest / (BIAS_LEVELS / 2))
     return Grid(np.rint(bias / step_sizes(exponent)).astype(np.int64), exponent)
