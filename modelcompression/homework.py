@@ -70,7 +70,7 @@ class Homework:
         trust: ``weights`` is a pickle that may run code, and yours.
 
     Attributes:
-        own: whether the detector is one of one's own.
+        weights, own: the checkpoint that is compressed, and whether it is one of one's own.
         subject: what is compressed.
         size: of the square that the original sees, in pixels; in a smoke run not more than 320.
 
@@ -93,9 +93,7 @@ class Homework:
         data: Path | str | None = None,
         trust: bool = False,
     ) -> None:
-        self.name = name
-        self.smoke = smoke
-        self.threads = threads
+        self.name, self.smoke, self.threads = name, smoke, threads
         require_valid(name, smoke, n_images, threads, ROOT)
         if data and not weights:
             raise ParameterError("DATA describes the photographs of a model of your own: set WEIGHTS as well")
@@ -108,8 +106,7 @@ class Homework:
         if self.own:
             self._look_at_own(trust, data)
         if data:
-            sets = from_yaml(Path(data), self.subject.names, n_images or MOST)
-            self.calibration, self.images = sets
+            self.calibration, self.images = from_yaml(Path(data), self.subject.names, n_images or MOST)
         else:
             self.images, self.calibration = report_and_calibration(n_images)
         if smoke:

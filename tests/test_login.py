@@ -154,7 +154,7 @@ def publishing(hub: DagsHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("DAGSHUB_USER_TOKEN", "t0ken")
     done: list[str] = []
     monkeypatch.setattr(runner, "_fetch_assets", lambda needed: None)
-    monkeypatch.setattr(runner, "_executed", lambda notebook, smoke, campaign: notebook)
+    monkeypatch.setattr(runner, "_executed", lambda notebook, *how: notebook)
     monkeypatch.setattr(runner, "publish", lambda executed: done.append("published"))
 
     def results(script: str, arguments: list[str]) -> None:

@@ -277,7 +277,7 @@ def course(tmp_path: Path, monkeypatch) -> list[str]:
         document = nbformat.v4.new_notebook(cells=[cell], metadata={"modelcompression": {"minutes": 2}})
         nbformat.write(document, tmp_path / "hw9_test" / f"{name}.ipynb")
 
-    def execute(notebook: Path, smoke: bool) -> Path:
+    def execute(notebook: Path, smoke: bool, parameters: dict | None) -> Path:
         done.append(f"run {notebook.stem}")
         if notebook.stem == "b" and (tmp_path / "broken").exists():
             raise runner.RunnerError("a cell failed")
