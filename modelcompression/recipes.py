@@ -23,6 +23,15 @@ from .packed.tensors import Grid
 from .subject import Subject, class_names
 
 POWER, THRIFT, POSITIONS = 0.4, 0.5, 800  # as homework 4 found out
+# INT8, one attempt after the other until the loss is within the bound: what stays in float besides the head's
+# arithmetic, and whether NNCF corrects biases.
+ATTEMPTS = (
+    ("nothing more in float", "", True),
+    ("nothing more in float, biases as they are", "", False),
+    ("attention in float", r"/attn/", True),
+    ("attention and the last convolutions in float", r"/attn/|/(?:one2one_)?cv[23]\.\d\.2/", True),
+    ("attention and the whole head in float", r"/attn/|^/model\.{head}/", True),
+)
 
 
 class Rounder:
@@ -122,3 +131,20 @@ def exported_graph(model: torch.nn.Module, folder: Path, size: int, name: str) -
     """The float graph of the fused model for OpenVINO."""
     file = f"{name}.xml"
     return whole_folder(folder, lambda aside: checkpoint.export(anew(model), aside / file, size), file)
+
+
+def int8_attempts(path: Path, subject: Subject, on_grid: bool) -> list[tuple[str, str, bool]]:
+    """Ways to quantize a graph, the smallest loss last: in words, what stays in float, bias correction.
+
+    Args:
+        path: the float graph.
+        on_grid: the weights lose nothing more in INT8, so that there is no bias to correct.
+    """
+    import openvino
+
+    names = [op.get_friendly_name() for op in openvino.Core().read_model(path).get_ops()]
+    known = [(label, pattern.format(head=subject.head), fix) for label, pattern, fix in ATTEMPTS]
+    if not any("/attn/" in name for name in names):
+        known = [row for row in known if row[1] != "/attn/"]
+        known = [(label.removeprefix("attention and "), *rest) for label, *rest in known]
+    return [(label, pattern, fix and not on_grid) for label, pattern, fix in known if fix or not on_grid]

@@ -40,6 +40,7 @@ from modelcompression.packed import checkpoint
 from modelcompression.recipes import exported_graph
 from modelcompression.subject import YOLOV8N, Subject
 from modelcompression.tracking import history
+from modelcompression.verdict import Loss
 
 MODELS = ROOT / "tests" / "models"
 NAMES = shapes.CLASSES[:3]
@@ -340,6 +341,42 @@ def test_runs_are_logged_apart_from_those_of_the_tables(compressed) -> None:
     assert runs.loc["best, small", "metrics.size_mb"] == pytest.approx(outcomes[2].megabytes)
     assert runs.loc["best, fast", "metrics.speedup"] == pytest.approx(outcomes[1].speed.forward.value)
     assert not set(runs["run_id"]) & set(history.finished_runs()["run_id"])
+
+
+@pytest.fixture
+def scripted(compressed, trained: Path, data: Path, monkeypatch) -> Callable[..., tuple[compress.Work, list]]:
+    """A compression whose losses have the given bounds, and the steps' scales that it has asked for."""
+
+    def work(*bounds: float) -> tuple[compress.Work, list]:
+        outcomes, out = compressed
+        left, asked = iter(bounds), []
+        monkeypatch.setattr(compress, "loss", lambda *found: Loss(0.0, next(left), True))
+        monkeypatch.setattr(judge.Judge, "evaluated", lambda *how: None)
+        found = compress.Work(wish(trained, out, data=data))
+        found._candidate = lambda scale: asked.append(scale) or outcomes[2].files[0]
+        found._made = lambda name, make: asked.append(name) or outcomes[1].files[0]
+        return found, asked
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("bounds", "tried"),
+    [((0.1, 0.2), 1), ((0.1, 0.9, 0.2), 2), ((0.1, 0.9, 0.8, 0.7), 3), ((0.9, 0.9), 1)],
+    ids=["holds", "holds when finer", "never holds", "is coarse already when tuned"],
+)
+def test_what_misses_the_bound_when_judged_makes_room_for_finer_steps(bounds, tried, scripted) -> None:
+    work, asked = scripted(*bounds)
+    work._holding(work._finer_and_finer(work._search()))
+    judged = asked[1:]  # the first has been tuned only
+    assert len(judged) == tried and judged == sorted(judged, reverse=True)
+    assert sum("judged" in line for line in work.tried) == tried
+
+
+def test_what_misses_the_bound_when_judged_makes_room_for_more_in_float(scripted) -> None:
+    work, asked = scripted(0.1, 0.9, 0.6, 0.1, 0.3)
+    bound, _, _ = work._quantized(work.out / next(work.out.glob("*_openvino_model/*.xml")), "fast")
+    assert bound == 0.3 and asked == ["fast-0", "fast-1", "fast-2"]
 
 
 def test_a_bound_that_cannot_be_met_is_said_to_be(compressed, trained, data: Path) -> None:
