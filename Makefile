@@ -25,7 +25,7 @@ RUN := $(BIN)/python -m modelcompression
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
-	@echo "  HW=hw5_export chooses a homework, HW=hw5_export/fastest one notebook, HW=all every one"
+	@echo "  HW=hw5_export chooses a homework, HW=hw5_export/fastest one notebook, HW=all every one, HW=\"A B\" two"
 	@echo "  TORCH_INDEX=URL another index for torch"
 
 run: .venv/run.stamp  ## run a homework's notebook and print its rows

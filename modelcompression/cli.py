@@ -73,7 +73,7 @@ class _Share(click.ParamType):
 
 
 SHARE = _Share()
-HOMEWORK = click.argument("homework")
+HOMEWORK = click.argument("homework", nargs=-1, required=True)
 FILE = click.Path(path_type=Path)
 
 
@@ -93,39 +93,39 @@ def _subject(command: Callable) -> Callable:
 @_command("run hw5_export/fastest --weights best.pt --data my.yaml --trust")
 @HOMEWORK
 @_subject
-def run(homework: str, weights: Path | None, data: Path | None, trust: bool) -> None:
+def run(homework: tuple[str, ...], weights: Path | None, data: Path | None, trust: bool) -> None:
     """Execute the notebooks of HOMEWORK, log their runs, print their rows; no table changes.
 
-    HOMEWORK is a folder (hw5_export), one notebook in it (hw5_export/fastest), or all.
+    HOMEWORK is a folder (hw5_export), one notebook in it (hw5_export/fastest), or all; or several of these.
     """
     from . import runner
     from .parameters import own_subject
 
-    runner.run(homework, parameters=own_subject(weights, data, trust))
+    runner.run(" ".join(homework), parameters=own_subject(weights, data, trust))
 
 
 @_command("publish hw4_clustering")
 @HOMEWORK
-def publish(homework: str) -> None:
+def publish(homework: tuple[str, ...]) -> None:
     """Execute like run, replace the committed notebooks, send the runs, regenerate the tables."""
     from . import runner
 
-    runner.run(homework, publishing=True)
+    runner.run(" ".join(homework), publishing=True)
 
 
 @_command("smoke hw2_quantization")
-@click.argument("homework", default="all")
+@click.argument("homework", nargs=-1)
 @_subject
-def smoke(homework: str, weights: Path | None, data: Path | None, trust: bool) -> None:
+def smoke(homework: tuple[str, ...], weights: Path | None, data: Path | None, trust: bool) -> None:
     """Execute notebooks on a handful of images; no table changes."""
     from . import runner
     from .parameters import own_subject
 
-    runner.run(homework, smoke=True, parameters=own_subject(weights, data, trust))
+    runner.run(" ".join(homework) or "all", smoke=True, parameters=own_subject(weights, data, trust))
 
 
 @_command("new hw7_example")
-@HOMEWORK
+@click.argument("homework")
 def new(homework: str) -> None:
     """Start a homework: its notebook, its test, a line in both READMEs."""
     from . import ROOT

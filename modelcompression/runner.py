@@ -45,19 +45,20 @@ def notebooks(homework: str = "all") -> list[Path]:
     that nothing else needs: only its own name chooses it.
 
     Args:
-        homework: a folder, such as ``hw5_export``; one notebook in it, ``hw5_export/fastest``; or ``all``.
+        homework: a folder, ``hw5_export``; a notebook, ``hw5_export/fastest``; ``all``; or several of these.
 
     Raises:
         RunnerError: there is no such homework.
     """
-    found = sorted(ROOT.glob("hw*_*/*.ipynb"))
-    named = [path for path in found if homework == f"{path.parent.name}/{path.stem}"]
-    several = [p for p in found if homework in ("all", p.parent.name) and not noted(p).get("by_name_only")]
-    chosen = several or named
-    if not chosen:
-        names = ", ".join(dict.fromkeys(path.parent.name for path in found))
-        raise RunnerError(f"there is no homework '{homework}': choose one of {names}, all")
-    return chosen
+    found, chosen = sorted(ROOT.glob("hw*_*/*.ipynb")), []
+    for one in homework.split():
+        named = [path for path in found if one == f"{path.parent.name}/{path.stem}"]
+        several = [p for p in found if one in ("all", p.parent.name) and not noted(p).get("by_name_only")]
+        if not (several or named):
+            names = ", ".join(dict.fromkeys(path.parent.name for path in found))
+            raise RunnerError(f"there is no homework '{one}': choose one of {names}, all")
+        chosen += several or named
+    return list(dict.fromkeys(chosen))
 
 
 def execute(notebook: Path, smoke: bool = False, parameters: Mapping | None = None) -> Path:
@@ -329,7 +330,7 @@ def run(
     chosen = notebooks(homework)
     for notebook in chosen:
         require_parameters(notebook, ["SMOKE", *(parameters or {})])
-    campaign = _begin_campaign() if publishing and homework == "all" else ""
+    campaign = _begin_campaign() if publishing and "all" in homework.split() else ""
     _fetch_assets(needed=publishing)
     start, executed, progress = time.time(), {}, Progress(chosen)
     try:

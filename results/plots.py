@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from modelcompression.goals import DELTA, SPEEDUP
-from rows import BASELINE, FIGURES, headline, machine_name, machines
+from rows import BASELINE, FIGURES, headline, machine_name, machines, of_this_network
 from tables import number
 
 # Okabe & Ito, told apart by everyone; a marker each, for print. hw1 takes the first, hw2 the second …
@@ -112,7 +112,7 @@ def speed(rows: pd.DataFrame) -> str:
     """
     groups = {}
     runtime = rows.loc[rows["experiment"] == BASELINE, "runtime"].max()
-    for group in machines(rows):
+    for group in machines(of_this_network(rows)):
         measured = group.dropna(subset=SPEEDUP).sort_values("speedup", ascending=False)
         as_fast = measured["speedup"].between(1 / SPEED_NOISE, SPEED_NOISE)
         alike = measured["runtime"].eq(runtime) & as_fast

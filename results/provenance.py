@@ -51,6 +51,7 @@ def contradictions(root: Path, rows: pd.DataFrame) -> Iterator[str]:
         shown = headline(rows)
         yield from _campaign(shown)
         yield from _notebooks(root, shown)
+    yield from _notebooks(root, rows[rows["network"] != ""])
     yield from _gallery(root, rows)
 
 
@@ -101,7 +102,7 @@ def _campaign(shown: pd.DataFrame) -> Iterator[str]:
 
 
 def _notebooks(root: Path, shown: pd.DataFrame) -> Iterator[str]:
-    """Every row of the main table is printed in its notebook, with the same numbers."""
+    """Every one of these rows is printed in its notebook, with the same numbers."""
     printed: dict[str, dict[str, list[dict[str, float]]]] = {}
     for _, row in shown.iterrows():
         path = notebook_of(row["homework"])

@@ -32,7 +32,8 @@ METRICS += SIZE + CONFIRMATION
 MACHINE = ["cpu", "isa", "threads"]
 FIRST_NUMBERS = [*ACCURACY, "latency_ms", "size_mb", "sparsity"]
 COLUMNS = [
-    *("experiment", "homework", *METRICS, "runtime", "execution_precision", "cpu", "isa", "threads"),
+    *("experiment", "homework", "network", *METRICS),
+    *("runtime", "execution_precision", "cpu", "isa", "threads"),
     *(
         "dataset",
         "images",
@@ -68,8 +69,9 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
     source = {column: f"tags.{column}" for column in COLUMNS}
     source |= {column: f"metrics.{column}" for column in NUMBERS}
     source |= {"experiment": "experiment", "finished": "end_time", "run_id": "run_id"}
+    source["network"] = "params.network"
     rows = pd.DataFrame({column: runs.get(source[column]) for column in COLUMNS}, index=runs.index)
-    rows[NUMBERS] = rows[NUMBERS].astype(float)
+    rows[NUMBERS], rows["network"] = rows[NUMBERS].astype(float), rows["network"].fillna("")
     full = (rows["dataset"] == REPORT_SET) & (rows["images"] >= REPORT_IMAGES)
     rows = rows[full & (runs.get("tags.smoke") != "true")].dropna(subset=NEEDED)
     few = ~(rows[CONFIRMED_IMAGES] >= ENOUGH_TO_CONFIRM)
@@ -168,13 +170,19 @@ def published_campaign(group: pd.DataFrame) -> str:
     return "" if planned.empty else planned["campaign"].iloc[-1]
 
 
+def of_this_network(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of YOLOv8n: not those of other networks that it is compared with."""
+    return rows[rows["network"] == ""]
+
+
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row an experiment, from the published machine, in the order of the rows.
+    """One row an experiment of YOLOv8n, from the published machine, in the order of the rows.
 
     If there was a campaign on it, that campaign's rows and no others: one commit, one machine. Before the
     first one, what only other machines measured is the latest of theirs, its speed blanked: a column of
     speeds belongs to one CPU.
     """
+    rows = of_this_network(rows)
     published = machines(rows)[0]
     if campaign := published_campaign(published):
         return published[published["campaign"] == campaign]

@@ -25,9 +25,11 @@ from rows import (
     FIGURES,
     FIRST_NUMBERS,
     GALLERY,
+    MACHINE,
     headline,
     machine_of,
     machines,
+    of_this_network,
     over_opponent,
 )
 
@@ -69,6 +71,12 @@ CAPTIONS = {
         "its column: only what differs from the original is labelled",
         "more": "[results/report.html](results/report.html) has every column of every run, to sort and to "
         "filter: download it and open it in a browser, it needs no network.",
+        "small": "**Why not a network that was small from the start?** In {least[size_mb]:.2f} MB "
+        "{least[link]} has an mAP50-95 of {least[map50_95]:.3f}, {best[link]} in {best[size_mb]:.2f} MB one "
+        "of {best[map50_95]:.3f}, {more}.",
+        "small and fast": "On {cpu} ({isa}) {nano[link]} is {nano[speedup]:.2f}× as fast as the original, "
+        "{fast[link]} {fast[speedup]:.2f}× with an mAP50-95 of {fast[map50_95]:.3f} against "
+        "{nano[map50_95]:.3f}.",
         "all": "### All experiments",
         "figures": {
             "pareto": "Two scatter plots: change of mAP50-95 against the size of the shipped files and "
@@ -132,6 +140,12 @@ CAPTIONS = {
         "своим столбцом; подписано только то, что отличается от исходной",
         "more": "В [results/report.html](results/report.html) – все столбцы всех запусков, с сортировкой и "
         "фильтром: скачайте и откройте в браузере, сеть не нужна.",
+        "small": "**Почему не сеть, маленькая с самого начала?** В {least[size_mb]:.2f} МБ у "
+        "{least[link]} mAP50-95 {least[map50_95]:.3f}, у {best[link]} в {best[size_mb]:.2f} МБ – "
+        "{best[map50_95]:.3f}, {more}.",
+        "small and fast": "На {cpu} ({isa}) {nano[link]} быстрее исходной в {nano[speedup]:.2f}×, "
+        "{fast[link]} – в {fast[speedup]:.2f}× при mAP50-95 {fast[map50_95]:.3f} против "
+        "{nano[map50_95]:.3f}.",
         "all": "### Все эксперименты",
         "figures": {
             "pareto": "Две диаграммы: изменение mAP50-95 в зависимости от размера отправляемых файлов и от "
@@ -202,6 +216,7 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
         f"{say['gallery']}:",
         f"![{say['gallery'].partition(',')[0]}]({GALLERY})",
         say["more"],
+        *_small_from_the_start(rows, shown, say),
         say["all"],
         say["machine"].format(images=images, **machine_of(published)),
         _main_table(shown, images, say),
@@ -232,6 +247,28 @@ def _trust(shown: pd.DataFrame, images: int, say: dict) -> list[str]:
             half=number(100 * (telling if len(telling) else width).median() / 2, ".1f"),
         )
     ]
+
+
+def _small_from_the_start(rows: pd.DataFrame, shown: pd.DataFrame, say: dict) -> list[str]:
+    """What other networks, small by design, find in as few bytes, and on their machine as fast."""
+    if rows["network"].eq("").all():
+        return []
+    rows, shown = (x.assign(link=[_link(r, say) for _, r in x.iterrows()]) for x in (rows, shown))
+    others, compressed = rows[rows["network"] != ""], of_this_network(rows).dropna(subset=DELTA)
+    said = []
+    least = others.loc[others["size_mb"].idxmin()]
+    as_small = shown.dropna(subset=DELTA)[lambda ours: ours["size_mb"] <= least["size_mb"]]
+    if len(as_small):
+        best = as_small.loc[as_small["map50_95"].idxmax()]
+        more = number(100 * (best["map50_95"] / least["map50_95"] - 1), "+.0f") + " %"
+        said.append(say["small"].format(least=least, best=best, more=more))
+    nano = others.loc[others["speedup"].idxmax()]
+    there = (compressed[MACHINE] == nano[MACHINE]).all(axis=1)
+    as_right = compressed[there & (compressed["map50_95"] >= nano["map50_95"])]
+    if len(as_right):
+        fast = as_right.loc[as_right["speedup"].idxmax()]
+        said.append(say["small and fast"].format(nano=nano, fast=fast, **nano[MACHINE]))
+    return [" ".join(said)] if said else []
 
 
 def _goal_table(

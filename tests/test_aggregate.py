@@ -449,6 +449,37 @@ def test_few_images_confirm_nothing_and_a_copy_without_confirmation_displaces_no
     assert read_rows(root).set_index("experiment")["confirmed_images"]["Enough"] == 1000
 
 
+def test_a_network_small_from_the_start_is_answered_and_enters_no_table(root) -> None:
+    nano = {"params.network": "NanoDet-Plus-m", "tags.homework": "hw5_export/smaller_network"}
+    rows = (
+        run(BASELINE),
+        run("Packed, 1.0 MB", 1, size_mb=1.0, map50_95=0.39, speedup=1.0),
+        run("Packed, 1.3 MB", 2, size_mb=1.3, map50_95=0.395, speedup=1.0),
+        run("INT8, 416 px", 3, size_mb=3.6, map50_95=0.33, speedup=6.0),
+        run("NanoDet, int8", 4, size_mb=1.2, map50_95=0.3, speedup=4.0) | nano,
+        run("NanoDet, float16", 5, size_mb=2.3, map50_95=0.31, speedup=5.0) | nano,
+    )
+    regenerate(root, runs(*rows))
+    for name, title in zip(CAPTIONS, ("### All experiments", "### Все эксперименты"), strict=True):
+        before, after = (root / name).read_text(encoding="utf8").split(title)
+        (said,) = (line for line in before.splitlines() if "NanoDet" in line)
+        assert re.findall(r"\d\.\d{2,3}", said) == [
+            "1.20",
+            "0.300",
+            "1.00",
+            "0.390",
+            "5.00",
+            "6.00",
+            "0.330",
+            "0.310",
+        ]
+        assert "+30 %" in said and "[Packed, 1.0 MB](" in said and "NanoDet" not in after
+    assert "NanoDet" not in "".join((root / path).read_text() for path in FIGURES.values())
+    assert "NanoDet, int8" in (root / PAGE).read_text(encoding="utf8"), "the report has every row"
+    with pytest.raises(ResultsError, match=r"smaller_network\.ipynb prints no row of NanoDet, float16"):
+        check(root)
+
+
 def test_every_cpu_class_has_its_own_fastest(root) -> None:
     same = dict(zip(DELTA, (0.0, 0.0, 0.0), strict=True))
     here = [run(BASELINE), run("BF16", speedup=3.4, **same), run("INT8", speedup=3.2, **same)]

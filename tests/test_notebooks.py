@@ -231,6 +231,9 @@ def test_one_notebook_of_a_homework_can_be_chosen() -> None:
     found = [path.name for path in runner.notebooks("hw5_export")]
     assert {"export.ipynb", "fastest.ipynb"} <= set(found)
     assert [path.name for path in runner.notebooks("hw5_export/fastest")] == ["fastest.ipynb"]
+    several = runner.notebooks("hw5_export/fastest hw5_export hw5_export/smaller_network")
+    assert sorted(several[1:]) == sorted({*runner.notebooks("hw5_export"), several[-1]} - {several[0]})
+    assert (several[0].stem, several[-1].stem) == ("fastest", "smaller_network")
 
 
 def test_publishing_cleans_what_only_the_run_needs(tmp_path: Path, monkeypatch) -> None:
