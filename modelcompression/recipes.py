@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
 from .assets import ImageSet
-from .grid import nearest_exponents
 from .images import letterbox, planes
 from .methods import clustering, sensitivity
 from .network import convolutions
@@ -63,9 +61,9 @@ class Rounder:
                 )
                 tensors[f"{name}.weight"] = Grid(rounded.reshape(weight.shape), exponents[name])
             else:
-                tensors[f"{name}.weight"] = _fine(weight.numpy())
+                tensors[f"{name}.weight"] = Grid.fine(weight.numpy())
             if module.bias is not None:
-                tensors[f"{name}.bias"] = _fine(module.bias.detach().numpy())
+                tensors[f"{name}.bias"] = Grid.fine(module.bias.detach().numpy())
         return checkpoint.save(file, self.model, tensors)
 
     @property
@@ -83,14 +81,6 @@ class Rounder:
         self._found = {
             name: (found, sensitivity.inverse_factor(found.hessian)) for name, found in statistics.items()
         }
-
-
-def _fine(values: np.ndarray) -> Grid:
-    """About eight bits: for the few weights that no statistics exist of."""
-    rows = 1 if values.ndim == 1 else len(values)
-    flat = values.reshape(rows, -1)
-    exponents = nearest_exponents(np.abs(flat).max(1) / 120)
-    return Grid(np.rint(values / Grid(np.ones_like(values), exponents).values()).astype(int), exponents)
 
 
 def anew(model: torch.nn.Module) -> torch.nn.Module:

@@ -84,6 +84,38 @@ def layer(scale: float, rows: int = 6, inputs: int = 18) -> sensitivity.Statisti
     return sensitivity.Statistics(x.T @ x / 100, x.mean(0), torch.full((rows,), scale, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("wished", [2.0, 3.194, 5.0])
+@pytest.mark.parametrize("slope", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("anchor", [0.004, 0.03, 0.2])
+def test_a_scale_is_found_for_any_network(wished: float, slope: float, anchor: float) -> None:
+    """Whatever its scale at three bits a weight, and whatever a doubling saves there."""
+
+    def bits_at(scale: float) -> float:
+        tried.append(scale)
+        return float(np.logaddexp2(0, 3 + slope * np.log2(anchor / scale)))
+
+    tried: list[float] = []
+    scale = clustering.scale_for(wished, bits_at)
+    assert len(tried) <= 6
+    assert 0.99 * wished < bits_at(scale) <= wished
+
+
+def test_a_scale_that_is_not_found_is_the_nearest_of_those_tried() -> None:
+    """Not the one after: nobody knows its file."""
+    files = {}
+
+    def bits_at(scale: float) -> float:
+        files[scale] = 4 - 0.01 * len(files)
+        return files[scale]
+
+    scale = clustering.scale_for(3, bits_at, tries=3)
+    assert len(files) == 3 and files[scale] == min(files.values())
+
+
+def test_yolov8n_needs_one_try() -> None:
+    assert clustering.scale_for(3.194, lambda scale: 3.18) == 0.03
+
+
 def test_sensitive_layers_get_finer_steps() -> None:
     statistics = {"sensitive": layer(100.0), "tough": layer(1.0)}
     factors = {name: sensitivity.inverse_factor(s.hessian) for name, s in statistics.items()}

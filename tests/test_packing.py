@@ -115,6 +115,16 @@ def test_any_tensor_of_any_kind_comes_back_exactly(tmp_path_factory, seed, outpu
     assert np.array_equal(found["wide.bias"], bias.astype(np.float16).astype(np.float32))
 
 
+@pytest.mark.parametrize(("shape", "rows"), [((7,), 1), ((6, 1, 3, 3), 6)])
+def test_a_fine_grid_has_a_step_for_each_row_and_fits_into_int8(shape: tuple[int, ...], rows: int) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values[-1] = 0
+    fine = Grid.fine(values)
+    assert fine.exponents.shape == (rows,) and np.abs(fine.symbols).max() <= 127
+    given, found = (x.reshape(rows, -1) for x in (values, fine.values()))
+    assert (np.abs(found - given).max(1) <= np.abs(given).max(1) / 220).all()
+
+
 def test_zeros_cost_no_more_than_a_bit_and_save_sixteen(tmp_path: Path) -> None:
     generator, model = np.random.default_rng(0), Tiny(256, 256)
     sizes = {}

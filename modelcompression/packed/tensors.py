@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from ..errors import ModelCompressionError
-from ..grid import step_sizes
+from ..grid import nearest_exponents, step_sizes
 from .coding import Coder
 
 LARGEST_EXPONENT = 480  # 2^60: with the largest symbol still a finite float32
+FINE = 120  # the largest symbol, about: some room is left below int8's 127 for the rounding of the step
 
 
 class PackedCheckpointError(ModelCompressionError, ValueError):
@@ -27,6 +29,18 @@ class Grid:
 
     symbols: np.ndarray
     exponents: np.ndarray
+
+    @classmethod
+    def fine(cls, values: np.ndarray) -> Self:
+        """The nearest grid of about eight bits: for biases, and for weights that are too few to save at.
+
+        Args:
+            values: float32, of any shape; a step for each index of the first dimension, one for a vector.
+        """
+        rows = 1 if values.ndim == 1 else len(values)
+        exponents = nearest_exponents(np.abs(values).reshape(rows, -1).max(1) / FINE)
+        ones = cls(np.ones_like(values), exponents)
+        return cls(np.rint(values / ones.values()).astype(int), exponents)
 
     def values(self) -> np.ndarray:
         """float32 weights."""
