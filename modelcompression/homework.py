@@ -248,7 +248,7 @@ class Homework:
     def finish(self) -> None:
         """Close the MLflow run and say where to look at it."""
         self.tracker.finish()
-        if self.own:  # whose rows are in no other table
+        if self.own and self.measurements:  # whose rows are in no other table
             print(self.table().T.to_string())
         print(f"Logged to {self.tracker.target.description}.")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -26,7 +28,12 @@ def undecoded(model: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     Of a model with two heads, those of the one that is left (BatchNorm folded) or else of the one that needs
     non-maximum suppression.
     """
-    found = model(batch)[1]
+    return logits(model(batch))
+
+
+def logits(output: Any) -> dict[str, torch.Tensor]:
+    """Of all that a detection model gives, what :func:`undecoded` says."""
+    found = output[1]
     if "one2many" in found:
         found = found["one2many"] or found["one2one"]
     return {key: found[key] for key in ("scores", "boxes")}

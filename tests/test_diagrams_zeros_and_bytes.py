@@ -5,6 +5,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from networks import random_network
 
 from modelcompression.detector import load_yolo
 from modelcompression.diagrams import channels, healing, packing, removal
@@ -64,6 +65,15 @@ def test_green_convolutions_are_those_that_may_get_narrower(model, monkeypatch) 
     assert len(tints(shown)) == len(found & set(inside)) == 5
     monkeypatch.setattr(channels, "groups", lambda model: [])
     assert tints(channels.c2f_couplings(model)) == []
+
+
+def test_blocks_like_c2f_are_drawn_and_other_networks_are_not() -> None:
+    """All bottlenecks of YOLO11n add, those of YOLOv5u lie in blocks of another kind."""
+    shown = channels.c2f_couplings(random_network("yolo11n.yaml"))
+    titles = [text for text in words(shown) if "block" in text]
+    assert titles == ["model.2: a C3k2 block with a residual addition"]
+    legible(shown)
+    assert channels.c2f_couplings(random_network("yolov5n.yaml")) is None
 
 
 def test_the_readers_named_are_those_of_the_group(model) -> None:

@@ -1,6 +1,7 @@
 """Distillation: it repairs, it keeps zeros, and an interrupted one leaves the model as it was."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from modelcompression.methods.album import Album
 from modelcompression.methods.distance import distance as moved
 from modelcompression.methods.distillation import DistillationError
 from modelcompression.network import convolutions
+from modelcompression.packed import checkpoint
+
+MODELS = Path(__file__).parent / "models"
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,18 @@ def test_it_repairs_and_keeps_zeros(teacher, damaged, album, report_set) -> None
         zero = damaged.get_submodule(name).weight == 0
         assert zero.any() and torch.equal(module.weight == 0, zero)
     assert all(torch.equal(value, before[name]) for name, value in damaged.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["yolo11n-shapes", "yolov10n-shapes", "yolo26n-shapes"])
+def test_other_networks_are_repaired_down_to_their_first_layer(name: str, album) -> None:
+    """With attention, and with heads that suppress their own duplicates."""
+    teacher = checkpoint.load(MODELS / f"{name}.mcpk").model
+    student = copy.deepcopy(teacher)
+    for module in convolutions(student).values():
+        module.weight.data *= 0.9
+    repaired, losses = distillation.distill(student, teacher, album, 12, 3e-3, batch=2)
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    assert not torch.equal(*(next(iter(convolutions(m).values())).weight for m in (repaired, student)))
 
 
 def test_layers_that_compression_left_alone_stay_as_they_are(teacher, damaged, album) -> None:

@@ -208,6 +208,12 @@ def test_a_worse_model_is_reported_as_worse(demo_only, eager, weights) -> None:
     assert line.startswith(f"- **Damaged**: {size:.2f} MB, mAP50-95 {lost:.1%} [")
 
 
+def test_a_study_that_measures_nothing_ends_as_well(demo_only, weights, capsys) -> None:
+    hw = Homework("hw9_test", smoke=True, threads=THREADS, weights=weights)
+    hw.finish()
+    assert hw.own and "Logged to" in capsys.readouterr().out
+
+
 def test_a_campaign_looks_with_the_original_once(demo_only, eager, weights, monkeypatch) -> None:
     looked = []
 

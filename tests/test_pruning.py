@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import random_network
 from torch import nn
 
 from modelcompression.detector import load_yolo
@@ -175,6 +176,14 @@ def test_layers_that_do_not_divide_stay_dense() -> None:
 
 
 # --- wishes that cannot be met ----------------------------------------------------------------
+
+
+def test_only_what_has_statistics_is_pruned() -> None:
+    """The depthwise convolutions of YOLO11n have none."""
+    model = random_network("yolo11n.yaml")
+    found = sensitivity.collect(model, [np.zeros((1, 3, 64, 64), np.float32)])
+    matrices = pruning.matrices(model)
+    assert set(matrices) == set(found) < set(convolutions(model))
 
 
 def test_wrong_wishes_are_refused_in_one_line() -> None:

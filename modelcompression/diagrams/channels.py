@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
+from ultralytics.nn.modules import C2f
+from ultralytics.nn.modules.block import Bottleneck
 
 from ..methods.channels import groups
 from .sketch import arrow, block, note, paper
@@ -16,22 +18,42 @@ HEIGHT = 2.5  # inches of one block
 Readers = Mapping[str, tuple[tuple[str, int], ...]]
 
 
-def c2f_couplings(model: nn.Module, layers: Sequence[int] = (2, 15)) -> Figure:
+def c2f_couplings(model: nn.Module, layers: Sequence[int] | None = None) -> Figure | None:
     """C2f blocks with one bottleneck each: green convolutions may lose channels, grey ones may not.
 
+    Blocks that are built on C2f, such as YOLO11's C3k2, have the same parts.
+
     Args:
-        model: YOLOv8, BatchNorm folded.
-        layers: their numbers in the network; by default one with a residual addition, and one without.
+        model: as for :func:`groups`.
+        layers: their numbers in the network; None: the narrowest block with a residual addition and the
+            narrowest without one, as far as there are any.
+
+    Returns:
+        None if there is no block to draw.
 
     Raises:
-        ChannelError: another network.
+        ChannelError: no such model.
     """
     readers = {name: group.readers for group in groups(model) for name, _ in group.producers}
+    layers = _narrowest(model) if layers is None else layers
+    if not layers:
+        return None
     figure, axes = paper(8, HEIGHT * len(layers) + 0.3)
     for row, number in enumerate(layers):
         _block(axes, HEIGHT * (len(layers) - 1 - row) + 0.65, model.model[number], readers)
     note(axes, 0.1, 0.2, "green: its output channels may leave, with all that reads them.  grey: they stay.")
     return figure
+
+
+def _narrowest(model: nn.Module) -> list[int]:
+    found: dict[bool, C2f] = {}
+    for layer in model.model:
+        if not isinstance(layer, C2f) or [type(inner) for inner in layer.m] != [Bottleneck]:
+            continue
+        added, width = layer.m[0].add, layer.cv2.conv.out_channels
+        if added not in found or width < found[added].cv2.conv.out_channels:
+            found[added] = layer
+    return sorted(layer.i for layer in found.values())
 
 
 def _block(axes: Axes, y: float, layer: nn.Module, readers: Readers) -> None:
@@ -46,7 +68,7 @@ def _block(axes: Axes, y: float, layer: nn.Module, readers: Readers) -> None:
         words = f"{label}\n{module.conv.out_channels} channels"
         block(axes, left, low, 1.1, 0.62, words, "green" if full in readers else "plain")
     addition = " with a residual addition" if bottleneck.add else ", nothing is added"
-    note(axes, 0.1, y + 2.0, f"{name}: a C2f block{addition}", weight="bold")
+    note(axes, 0.1, y + 2.0, f"{name}: a {type(layer).__name__} block{addition}", weight="bold")
     block(axes, 1.95, y + 1.2, 0.75, 0.45, "half")
     block(axes, 1.95, y + 0.5, 0.75, 0.45, "half")
     block(axes, 5.95, y + 0.3, 0.72, 1.35, "concat")

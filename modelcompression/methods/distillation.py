@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelCompressionError
-from ..network import convolutions, sources
+from ..network import convolutions, logits, sources
 from .album import Album
 from .distance import distance
 
@@ -80,7 +80,7 @@ def distill(
             remembered = [*remembered, seen][-REMEMBERED if uses > 1 else -1 :]
         shared, wanted = remembered[int(torch.randint(len(remembered), (), generator=generator))]
         with torch.enable_grad():
-            loss = distance(_run(student.model[first:], shared)[-1][1], wanted)
+            loss = distance(logits(_run(student.model[first:], shared)[-1]), wanted)
             optimiser.zero_grad()
             loss.backward()
         losses.append(loss.item())
@@ -110,10 +110,10 @@ def _seen(
     """What layers before ``first`` make of images, as far as it is read later, and the teacher's outputs."""
     images = images.contiguous(memory_format=torch.channels_last)
     shared, later = _run(teacher.model[:first], [images]), teacher.model[first:]
-    raw = _run(later, shared)[-1][1]
+    raw = logits(_run(later, shared)[-1])
     read = {source + 1 for layer in later for source in sources(layer)}
     kept = [output if number in read else None for number, output in enumerate(shared)]
-    return kept, {key: raw[key] for key in ("scores", "boxes")}
+    return kept, raw
 
 
 def _run(layers: Iterable[nn.Module], outputs: list[Any]) -> list[Any]:

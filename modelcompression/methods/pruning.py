@@ -52,8 +52,8 @@ class Refit:
 
 
 def matrices(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of all convolution weights with learnt values as (rows, n) matrices."""
-    return {n: m.weight.detach().flatten(1).clone() for n, m in convolutions(model).items()}
+    """Copies of all convolution weights that :func:`.sensitivity.collect` looks at, as (rows, n) matrices."""
+    return {n: m.weight.detach().flatten(1).clone() for n, m in convolutions(model).items() if m.groups == 1}
 
 
 def insert(model: nn.Module, weights: Weights) -> nn.Module:
