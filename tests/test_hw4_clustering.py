@@ -21,5 +21,7 @@ def test_the_study_of_bytes_compares_ideas_in_objects(own_store) -> None:
         "grid, steps by sensitivity",
         "same",
         "lost",
+        "NNCodec",
+        "Of Gaussian noise it saves",
     ):
         assert shown in text
