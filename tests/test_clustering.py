@@ -112,8 +112,27 @@ def test_a_scale_that_is_not_found_is_the_nearest_of_those_tried() -> None:
     assert len(files) == 3 and files[scale] == min(files.values())
 
 
-def test_yolov8n_needs_one_try() -> None:
-    assert clustering.scale_for(3.194, lambda scale: 3.18) == 0.03
+def test_the_search_ends_when_no_file_lies_between_two() -> None:
+    """As with one step for all channels, which is a power of the eighth root of two."""
+
+    def bits_at(scale: float) -> float:
+        tried.append(scale)
+        return 3.0 - np.rint(8 * np.log2(scale / 0.03)) / 8
+
+    tried: list[float] = []
+    scale = clustering.scale_for(2.9, bits_at)
+    assert bits_at(scale) == pytest.approx(2.875)
+    assert len(tried) <= 5
+
+
+def test_of_yolov8n_doubling_the_steps_saves_about_a_bit() -> None:
+    """So its search, whose files are in the table, takes no other steps than these."""
+    files = {0.03: 2.7}
+    scale = clustering.scale_for(3.194, lambda scale: files.setdefault(scale, 3.18))
+    assert scale == list(files)[-1] == pytest.approx(0.03 * 2 ** (1.0144 * (2.7 - 0.995 * 3.194)))
+    files |= {scale: 3.1}
+    third = clustering.scale_for(3.194, lambda scale: files.setdefault(scale, 3.18))
+    assert third == pytest.approx(scale * 2 ** (1.0144 * (3.1 - 0.995 * 3.194)))
 
 
 def test_sensitive_layers_get_finer_steps() -> None:

@@ -20,8 +20,8 @@ from .sensitivity import Factor, Statistics, effective_sensitivity
 CELLS = 512
 SWEEPS = 2
 SMALLEST_SENSITIVITY = 1e-3  # of its layer's mean: a channel nobody listens to still gets a finite step
-# A file of YOLOv8n's that takes so many bits a weight has steps of this scale; for each bit less, the scale
-# doubles about once, as it should at high rates.
+# Where the search for a scale begins: at so many bits a weight with this one. For a bit less it doubles about
+# once, as it should at high rates.
 FIRST_BITS, FIRST_SCALE, DOUBLINGS = 3.194, 0.03, 1.0144
 TOLERANCE = 0.01
 
@@ -127,8 +127,8 @@ def sensitivity_exponents(
 def scale_for(bits: float, bits_at: Callable[[float], float], tries: int = 8) -> float:
     """The scale of the steps with which a file takes the wished number of bits a weight, or up to 1 % less.
 
-    The first try is what YOLOv8n would need. The next one supposes that doubling all steps saves about a bit;
-    each one after that, that it saves as much as between the last two (the secant method).
+    Each step supposes that doubling the scale saves about a bit; or, once that has left more than a quarter
+    of what was missed, as much as it has just saved (the secant method).
 
     Args:
         bits: as wished.
@@ -144,8 +144,11 @@ def scale_for(bits: float, bits_at: Callable[[float], float], tries: int = 8) ->
         found = bits_at(scale)
         if (1 - TOLERANCE) * bits < found <= bits:
             return scale
-        missed[scale] = now = found - (1 - TOLERANCE / 2) * bits
-        if before is not None and now != before:
+        now = found - (1 - TOLERANCE / 2) * bits
+        if now in missed.values():  # steps are powers of 2^(1/8): no file lies in between if all are one
+            break
+        missed[scale] = now
+        if before is not None and abs(now) > abs(before) / 4:
             doublings *= float(np.clip(before / (before - now), 0.5, 2))
         before = now
         scale *= 2 ** (doublings * now)
