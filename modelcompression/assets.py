@@ -147,19 +147,22 @@ def image_set(name: str, n: int | None = None, progress: bool = True) -> ImageSe
     return ImageSet(name, tuple(_samples(source, entries, paths)))
 
 
-def save_as_yolo(images: ImageSet, folder: Path, quality: int | None = None) -> Path:
+def save_as_yolo(images: ImageSet, folder: Path, quality: int | None = None, channels: int = 3) -> Path:
     """Write an image set the way ``yolo val`` reads it; return the path of its ``data.yaml``.
 
     Args:
         quality: re-encode every photograph as a JPEG of this quality; None copies the files.
+        channels: of the model's input: with 1, ``yolo val`` reads the photographs in grey.
     """
     import yaml
 
     for kind in ("images", "labels"):
         shutil.rmtree(folder / kind, ignore_errors=True)
         (folder / kind).mkdir(parents=True)
-    for sample in images.samples:
-        copy = folder / "images" / sample.path.name
+    alike = len({sample.path.stem for sample in images.samples}) < len(images)  # of several folders
+    for number, sample in enumerate(images.samples):
+        stem = f"{number:06d}" if alike else sample.path.stem
+        copy = folder / "images" / f"{stem}{sample.path.suffix}"
         if quality is None:
             shutil.copyfile(sample.path, copy)
         else:
@@ -172,9 +175,11 @@ def save_as_yolo(images: ImageSet, folder: Path, quality: int | None = None) -> 
             " ".join([str(category), *(f"{value:.6f}" for value in box)])
             for category, box in zip(sample.classes, boxes, strict=True)
         ]
-        (folder / "labels" / f"{sample.path.stem}.txt").write_text("\n".join(rows))
-    names = dict(enumerate(images.names)) if images.names else class_names()
-    description = {"path": str(folder.absolute()), "train": "images", "val": "images", "names": names}
+        (folder / "labels" / f"{stem}.txt").write_text("\n".join(rows))
+    description = {
+        "path": str(folder.absolute()), "train": "images", "val": "images", "channels": channels,
+        "names": dict(enumerate(images.names)) if images.names else class_names(),
+    }  # fmt: skip
     (folder / "data.yaml").write_text(yaml.safe_dump(description))
     return folder / "data.yaml"
 

@@ -14,6 +14,7 @@ from modelcompression.fetch import AssetError
 from modelcompression.images import letterbox, to_original
 from modelcompression.measure import accuracy, second_opinion
 from modelcompression.measure.accuracy import Evaluation, match
+from modelcompression.measure.agreement import as_truth
 from modelcompression.measure.intervals import _WeightedMap, paired_bootstrap
 
 
@@ -127,6 +128,24 @@ def test_agrees_with_cocoeval(report, report_set) -> None:
     # On a handful of demo photos one missed object moves the metric by more than on 140.
     tolerance = 0.004 if len(report_set) >= 140 else 0.02
     assert report.map50_95 == pytest.approx(second_opinion.coco_eval(report)["map50_95"], abs=tolerance)
+
+
+def test_cocoeval_judges_the_classes_of_any_data_set() -> None:
+    """Half of the annotated objects are of a class beyond COCO's, and nobody finds them."""
+    boxes = [[0, 0, 40, 40], [50, 50, 90, 90]]
+    images = ImageSet("own", (sample(boxes, [3, 80]),), tuple(f"class {n}" for n in range(81)))
+    found = np.array([[*boxes[0], 0.9, 3]], np.float32)
+    judged = second_opinion.coco_eval(
+        Evaluation(images, [found], [match(found, images.samples[0])], [images.samples[0].classes])
+    )
+    assert judged["map50_95"] == pytest.approx(0.5) and judged["large"] == -1
+
+
+def test_what_was_found_keeps_the_names_of_its_classes() -> None:
+    images = ImageSet("own", (sample([[0, 0, 40, 40]], [1]),), ("cat", "dog"))
+    found = np.array([[0, 0, 40, 40, 0.9, 1]], np.float32)
+    truth = as_truth(Evaluation(images, [found], [match(found, images.samples[0])], [np.array([1])]))
+    assert truth.names == images.names and truth.samples[0].classes.tolist() == [1]
 
 
 def test_detections_in_a_crowd_count_neither_way() -> None:

@@ -529,9 +529,12 @@ def test_beyond_the_usual_images_come_those_that_confirm(server, monkeypatch, tm
 def test_saved_as_yolo_reads_back_to_the_same_boxes(demo, tmp_path: Path) -> None:
     described = assets.save_as_yolo(demo, tmp_path)
     assert yaml.safe_load(described.read_text())["names"] == class_names()
-    named = assets.ImageSet("two", demo.samples[:1], ("dog", "cat"))
-    described = assets.save_as_yolo(named, tmp_path / "two")
-    assert yaml.safe_load(described.read_text())["names"] == {0: "dog", 1: "cat"}
+    named = assets.ImageSet("two", demo.samples[:1] * 2, ("dog", "cat"))
+    described = assets.save_as_yolo(named, tmp_path / "two", channels=1)
+    found = yaml.safe_load(described.read_text())
+    assert found["names"] == {0: "dog", 1: "cat"} and found["channels"] == 1
+    for kind in ("images", "labels"):  # whose files have the same name
+        assert len(list((tmp_path / "two" / kind).iterdir())) == 2
     for sample in demo.samples:
         rows = assets.read_labels(tmp_path / "labels" / f"{sample.path.stem}.txt")
         assert [row[0] for row in rows] == sample.classes.tolist()

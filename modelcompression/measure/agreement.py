@@ -25,7 +25,8 @@ def as_truth(reference: Evaluation) -> ImageSet:
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         classes = sure[:, 5].astype(int)
         samples.append(replace(sample, boxes=boxes, classes=classes, areas=areas))
-    return ImageSet(f"{reference.images.name}, as detected", tuple(samples))
+    images = reference.images
+    return ImageSet(f"{images.name}, as detected", tuple(samples), images.names)
 
 
 def agreement(detector: Detector, truth: ImageSet, size: int = 640, square: bool = True) -> float:

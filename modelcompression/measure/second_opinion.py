@@ -50,12 +50,13 @@ def _coco_ground_truth(images: ImageSet) -> dict:
                     "iscrowd": crowd,
                 }
             )
+    names = dict(enumerate(images.names)) if images.names else class_names()
     return {
         "images": [
             {"id": index, "width": s.width, "height": s.height} for index, s in enumerate(images.samples)
         ],
         "annotations": annotations,
-        "categories": [{"id": index, "name": name} for index, name in class_names().items()],
+        "categories": [{"id": index, "name": name} for index, name in names.items()],
     }
 
 
