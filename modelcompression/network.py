@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+ATTENTION = ("Attention", "AAttn")  # ultralytics' layers, in YOLOv10 to YOLO26
+
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     """The convolutions with learnt weights: all but the constant one that decodes box distances."""
@@ -22,6 +24,11 @@ def depthwise(module: nn.Conv2d) -> bool:
     return module.groups == module.in_channels == module.out_channels > 1
 
 
+def attends(model: nn.Module) -> bool:
+    """Has it attention? Sizes in it are then constants of an exported graph, unless the export is dynamic."""
+    return any(type(module).__name__ in ATTENTION for module in model.modules())
+
+
 def undecoded(model: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     """The head's raw outputs, logits: ``scores`` (N, classes, anchors) and ``boxes`` (N, 4 · bins, anchors).
 
@@ -33,7 +40,7 @@ def undecoded(model: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def logits(output: Any) -> dict[str, torch.Tensor]:
     """Of all that a detection model gives, what :func:`undecoded` says."""
-    found = output[1]
+    found = output if isinstance(output, dict) else output[1]  # a head in training decodes no boxes
     if "one2many" in found:
         found = found["one2many"] or found["one2one"]
     return {key: found[key] for key in ("scores", "boxes")}

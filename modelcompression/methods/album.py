@@ -85,17 +85,25 @@ class Album:
         size: side of the square inputs in pixels.
         seed: the same seed gives the same batches.
         device: where the photographs lie and the batches are made.
+        channels: of the pictures: 3, RGB, or 1, grey values.
 
     Raises:
-        HealingError: too few photographs, or one cannot be read.
+        HealingError: too few photographs, one cannot be read, or other numbers of channels.
     """
 
     def __init__(
-        self, paths: Sequence[Path], size: int = 640, seed: int = 0, device: torch.device | str = "cpu"
+        self,
+        paths: Sequence[Path],
+        size: int = 640,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        channels: int = 3,
     ) -> None:
         if len(paths) < FEWEST:
             raise HealingError(f"healing needs at least {FEWEST} photographs, not {len(paths)}")
-        self.size, self.device, self._seed = size, torch.device(device), seed
+        if channels not in (1, 3):
+            raise HealingError(f"photographs have 3 channels or 1, the detector wants {channels}")
+        self.size, self.device, self._seed, self._channels = size, torch.device(device), seed, channels
         by_name = sorted(paths, key=lambda path: path.name)
         order = np.random.default_rng(0).permutation(len(by_name))
         count = min(HELD_OUT, len(order) // HELD_OUT_SHARE)
@@ -106,25 +114,30 @@ class Album:
         return len(self._images)
 
     def batch(self, step: int, count: int) -> torch.Tensor:
-        """The pictures of one step: (count, 3, size, size) float32 in 0…1, RGB."""
+        """The pictures of one step: (count, channels, size, size) float32 in 0…1."""
         random = np.random.default_rng((self._seed, step))
-        pictures = torch.full((count, 3, self.size, self.size), float(GREY), device=self.device)
+        pictures = self._grey(count)
         for picture in pictures:
             for part in self._parts(picture, random):
                 self._place(part, random)
         gains = (
             1 + random.uniform(-COLOUR, COLOUR, (count, 1)) + random.uniform(-COLOUR, COLOUR, (count, 3)) / 2
         )
-        gains = torch.from_numpy(gains.astype(np.float32)).to(self.device, non_blocking=True)
+        gains = gains[:, : self._channels].astype(np.float32)
+        gains = torch.from_numpy(gains).to(self.device, non_blocking=True)
         return pictures.mul_(gains[:, :, None, None]).clamp_(0, 255).div_(255)
 
     def held_out(self) -> torch.Tensor:
-        """What is never trained on, centred on grey: (n, 3, size, size) float32 in 0…1, RGB."""
-        pictures = torch.full((len(self._held_out), 3, self.size, self.size), float(GREY), device=self.device)
+        """What is never trained on, centred on grey: (n, channels, size, size) float32 in 0…1."""
+        pictures = self._grey(len(self._held_out))
         for picture, image in zip(pictures, self._held_out, strict=True):
             top, left = ((self.size - side) // 2 for side in image.shape[1:])
             picture[:, top : top + image.shape[1], left : left + image.shape[2]] = image
         return pictures.div_(255)
+
+    def _grey(self, count: int) -> torch.Tensor:
+        shape = (count, self._channels, self.size, self.size)
+        return torch.full(shape, float(GREY), device=self.device)
 
     def _parts(self, picture: torch.Tensor, random: np.random.Generator) -> list[torch.Tensor]:
         if random.random() >= MOSAIC_SHARE:
@@ -146,7 +159,7 @@ class Album:
         target[:, :height, :width] = source[:, :height, :width]
 
     def _loaded(self, path: Path) -> torch.Tensor:
-        """(3, height, width) uint8, RGB, the longer side ``size`` pixels."""
+        """(channels, height, width) uint8, the longer side ``size`` pixels."""
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
             raise HealingError(f"{path} is no readable image")
@@ -154,4 +167,6 @@ class Album:
         if scale != 1:
             sides = [min(self.size, max(1, round(side * scale))) for side in image.shape[1::-1]]
             image = cv2.resize(image, sides, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        if self._channels == 1:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
         return torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))).to(self.device)

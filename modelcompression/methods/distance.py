@@ -45,6 +45,14 @@ def distance(raw: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tens
     confidence in that anchor. Where the head gives distances themselves (one bin), each stands for a normal
     distribution with a standard deviation of ``SPREAD`` strides. Arguments as for :func:`probe`.
     """
+    classes, moved = parts(raw, reference)
+    return (classes.sum() + moved.sum()) / len(classes)
+
+
+def parts(
+    raw: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`distance` adds up, in nats: (N, classes, A) of the scores, (N, 4, A) of the box sides."""
     ours, theirs = raw["scores"], reference["scores"]
     p = theirs.sigmoid()
     classes = p * (F.logsigmoid(theirs) - F.logsigmoid(ours))
@@ -52,9 +60,9 @@ def distance(raw: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tens
     log_q = sides(reference["boxes"]).log_softmax(2)
     if log_q.shape[2] == 1:
         change = raw["boxes"] - reference["boxes"]
-        return (classes.sum() + (change.square() / (2 * SPREAD**2) * p.amax(1)[:, None]).sum()) / len(ours)
+        return classes, change.square() / (2 * SPREAD**2) * p.amax(1)[:, None]
     moved = (log_q.exp() * (log_q - sides(raw["boxes"]).log_softmax(2))).sum(2)
-    return (classes.sum() + (moved * p.amax(1)[:, None]).sum()) / len(ours)
+    return classes, moved * p.amax(1)[:, None]
 
 
 class Reference:

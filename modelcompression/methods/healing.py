@@ -85,7 +85,7 @@ def asker(teacher: Teacher, theirs: int, ours: int | None) -> Callable[..., dict
     """The teacher's answer to pictures of its own size, on the anchors of a student's: see ``Teacher``."""
     if ours is None or ours == theirs:
         return teacher
-    transport = Transport(theirs, ours, teacher.device)
+    transport = Transport(theirs, ours, teacher.device, teacher.strides, teacher.bins)
     return lambda pictures, exact=False: transport(teacher(pictures, exact))
 
 

@@ -20,40 +20,46 @@ from ..assets import ImageSet
 from ..machine import commit, cpu
 from ..packed import checkpoint, container
 from ..packed.tensors import Half
+from ..subject import Subject
 from .healing import Healed
 from .quantization import int8
 
 
-def with_int8(file: Path | str, target: Path | str, images: ImageSet) -> Path:
+def with_int8(file: Path | str, target: Path | str, images: ImageSet, size: int = 640) -> Path:
     """A packed checkpoint together with its INT8 graph; the weights stay those of the file.
 
     Args:
         file: a packed checkpoint, with an INT8 graph or without; the new one is made for its own weights.
-        images: to calibrate the ranges of the activations on, at 640 pixels.
+        images: to calibrate the ranges of the activations on.
+        size: of the square input in pixels.
 
     Raises:
         PackedCheckpointError: not a packed checkpoint.
         OSError: the target cannot be written; a previous one is kept.
     """
     tensors = {name: part for name, part in container.tensors(file).items() if not isinstance(part, Half)}
-    graph = _quantized(file, images, bias_correction=False)  # the weights are on their grid already
+    graph = _quantized(file, images, size, bias_correction=False)  # the weights are on their grid already
     return checkpoint.save(target, checkpoint.load(file).model, tensors, int8=graph)
 
 
-def int8_alone(file: Path | str, target: Path | str, images: ImageSet) -> Path:
+def int8_alone(file: Path | str, target: Path | str, images: ImageSet, size: int = 640) -> Path:
     """The INT8 graph of a packed checkpoint whose weights are on no grid: ``.xml``, and a ``.bin`` beside it.
+
+    Arguments as for :func:`with_int8`.
 
     Raises:
         PackedCheckpointError: not a packed checkpoint.
     """
-    openvino.save_model(_quantized(file, images, bias_correction=True), target)
+    openvino.save_model(_quantized(file, images, size, bias_correction=True), target)
     return Path(target)
 
 
-def _quantized(file: Path | str, images: ImageSet, bias_correction: bool) -> openvino.Model:
+def _quantized(file: Path | str, images: ImageSet, size: int, bias_correction: bool) -> openvino.Model:
+    model = checkpoint.load(file).model
     with tempfile.TemporaryDirectory() as folder:
-        exported = openvino.Core().read_model(checkpoint.to_openvino(file, folder, "f32"))
-        return int8(exported, images, bias_correction=bias_correction)
+        exported = checkpoint.export(model, Path(folder, f"{Path(file).stem}.xml"), size)
+        graph = openvino.Core().read_model(exported)
+        return int8(graph, images, bias_correction=bias_correction, subject=Subject.of(model))
 
 
 def record(file: Path | str, healed: Healed, start: Path | str, **about: Any) -> Path:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ultralytics import YOLO
 
 CONSTANT = "dfl.conv.weight"  # 0, 1, 2, … decodes box distances
-ATTENTION = ("Attention", "AAttn")  # ultralytics' layers, in YOLOv10 to YOLO26
 TOLERANCE = 1e-3  # of the largest output
 
 
@@ -231,14 +230,15 @@ def export(model: torch.nn.Module, file: Path, size: int, half: bool = False) ->
     import openvino
     import torch
 
+    from ..network import attends
+
     model = copy.deepcopy(model)
     model.pt_path, threads = None, torch.get_num_threads()
     yolo = _as_yolo(model, f"{file.stem}.yaml")
     try:
         with tempfile.TemporaryDirectory() as aside:
             yolo.model.pt_path = str(Path(aside) / "model.pt")  # ultralytics exports beside it
-            # Attention's reshapes are constants otherwise, and the graph fits no other input.
-            free = any(type(module).__name__ in ATTENTION for module in model.modules())
+            free = attends(model)
             settings = {"imgsz": size, "simplify": True, "dynamic": free, "verbose": False}
             graph = openvino.convert_model(yolo.export(format="onnx", **settings))
             if free:
