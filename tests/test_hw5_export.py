@@ -58,12 +58,19 @@ def test_a_lean_graph_moves_nothing(diagrams) -> None:
     assert {"64\nconvolutions", "63\nconvolutions", "16 others"} <= set(found)
 
 
+def test_a_lean_graph_of_another_detector_says_its_own_numbers() -> None:
+    found = words(graphs.slimmed(PLAIN, LEAN, channels=1, outputs=4 + 5))
+    assert {"floats\n1 × H × W", "9 × anchors", "bytes\nH × W × 1", "anchors × 9"} <= set(found)
+
+
 def test_grey_is_counted(demo: ImageSet, diagrams) -> None:
     china = next(sample for sample in demo.samples if (sample.width, sample.height) == (640, 427))
     square = next(sample for sample in demo.samples if sample.width == sample.height)
     assert inputs.grey_share(china) == pytest.approx(1 - 427 / 640)
     assert inputs.grey_share(china, square=False) == pytest.approx(1 - 427 / 448)
     assert inputs.grey_share(square) == inputs.grey_share(square, square=False) == 0
+    assert inputs.grey_share(china, square=False, stride=64) == pytest.approx(1 - 427 / 448)
+    assert inputs.grey_share(china, 320, square=False, stride=64) == pytest.approx(1 - 214 / 256)
     most = max(inputs.grey_share(sample) for sample in demo.samples)
     assert f"square, 640×640: {most:.0%} grey" in words(diagrams["inputs"])
 
@@ -87,7 +94,7 @@ def test_a_larger_budget_takes_a_smaller_image() -> None:
     """A suggestion of fastest.ipynb."""
     cells = nbformat.read(ROOT / "hw5_export/fastest.ipynb", as_version=4).cells
     (chosen,) = (line for cell in cells for line in cell.source.splitlines() if line.startswith("small = "))
-    sizes = pd.DataFrame({"coco128, smooth loss": [0, 0.014, 0.06]}, index=[640, 576, 512])
+    sizes = pd.DataFrame({"smooth loss": [0, 0.014, 0.06]}, index=[640, 576, 512])
     found = {}
     for budget in (0.01, 0.03, 0.1, 0.15):
         exec(chosen, given := {"sizes": sizes, "BUDGET": budget})
@@ -100,7 +107,7 @@ def test_the_smaller_networks_notebook_answers(smoke_run) -> None:
     notebook = ROOT / "hw5_export/smaller_network.ipynb"
     assert notebook not in runner.notebooks()
     found = smoke_run(notebook)
-    assert "INT8, lean graph, 416 px" in found.rows.index
+    assert "INT8, lean graph, 192 px" in found.rows.index  # 13/20 of a smoke run's 320
     said = "".join(str(cell.get("outputs")) for cell in found.document.cells)
     small = [name for name in found.rows.index if name.startswith("NanoDet")]
     assert ("Why not a network that was small" in said) == bool(small)

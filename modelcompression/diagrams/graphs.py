@@ -53,16 +53,20 @@ def fusion(recorded: Sequence[str], executed: Sequence[str], runtime: str) -> Fi
     return figure
 
 
-def slimmed(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
+def slimmed(
+    before: Mapping[str, int], after: Mapping[str, int], channels: int = 3, outputs: int = 84
+) -> Figure:
     """The way of the data through a network as exported and in its lean form, with the operations on it.
 
     Args:
         before, after: how many operations of each of OpenVINO's types are executed.
+        channels: of the input.
+        outputs: numbers that the head gives for each anchor: a box and the classes.
     """
     figure, axes = paper(8, 3.6)
     rows = (
-        (2.15, "as exported", before, "floats\n3 × H × W", "84 × anchors"),
-        (0.45, "lean", after, "bytes\nH × W × 3", "anchors × 84"),
+        (2.15, "as exported", before, f"floats\n{channels} × H × W", f"{outputs} × anchors"),
+        (0.45, "lean", after, f"bytes\nH × W × {channels}", f"anchors × {outputs}"),
     )
     for y, title, counts, start, end in rows:
         moves = sum(counts.get(name, 0) for name in MOVES)

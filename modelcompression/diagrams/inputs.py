@@ -13,35 +13,36 @@ from .sketch import note, paper
 PANEL = 3.0  # inches: the long side of an input
 
 
-def grey_share(sample: Sample, size: int = 640, square: bool = True) -> float:
+def grey_share(sample: Sample, size: int = 640, square: bool = True, stride: int = 32) -> float:
     """Which share of the input's pixels is padding and not photograph, 0…1.
 
     Args:
         size: long side of the input, pixels.
-        square: as for ``letterbox``.
+        square, stride: as for ``letterbox``.
 
     Raises:
         AssetError: the photograph cannot be decoded.
     """
-    canvas, scale, _ = letterbox(sample.path, size, square)
+    canvas, scale, _ = letterbox(sample.path, size, square, stride)
     sides = np.minimum(np.ceil(np.array([sample.width, sample.height]) * scale), size)
     return 1 - float(sides.prod()) / (canvas.shape[0] * canvas.shape[1])
 
 
-def square_and_rectangle(images: ImageSet, size: int = 640) -> Figure:
+def square_and_rectangle(images: ImageSet, size: int = 640, stride: int = 32) -> Figure:
     """The photograph with most padding, both ways; below, the mean over all photographs.
 
     Args:
         images: photographs that may be shown.
+        size, stride: as for ``grey_share``.
     """
     sample = max(images.samples, key=lambda s: grey_share(s, size))
     figure, axes = paper(7.2, PANEL + 1.2)
     for left, title, square in ((0.3, "square", True), (3.9, "rectangle", False)):
-        pixels = letterbox(sample.path, size, square)[0]
+        pixels = letterbox(sample.path, size, square, stride)[0]
         height, width = pixels.shape[:2]
         _panel(axes, pixels, left, 0.65)
-        mean = np.mean([grey_share(s, size, square) for s in images.samples])
-        words = f"{title}, {width}×{height}: {grey_share(sample, size, square):.0%} grey"
+        mean = np.mean([grey_share(s, size, square, stride) for s in images.samples])
+        words = f"{title}, {width}×{height}: {grey_share(sample, size, square, stride):.0%} grey"
         note(axes, left, PANEL + 0.9, words, weight="bold")
         note(axes, left, 0.35, f"mean of {len(images)} photographs: {mean:.0%} grey")
     return figure
