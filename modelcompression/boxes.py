@@ -52,22 +52,47 @@ def best_boxes(rows: np.ndarray, confidence: float, iou: float = NMS_IOU) -> np.
 
 
 def draw_boxes(pixels: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
-    """A copy of (H, W, 3) uint8 RGB pixels with boxes and their names drawn, the most confident on top."""
+    """A copy of (H, W, 3) uint8 RGB pixels with boxes and their names drawn, the most confident on top.
+
+    A name that would hide that of a more confident box stands below it.
+    """
     picture = np.ascontiguousarray(pixels).copy()
     height, width = picture.shape[:2]
     line = max(1, round(max(height, width) / 400))
     scale, font = max(height, width) / 1400 + 0.15, cv2.FONT_HERSHEY_SIMPLEX
     names = sorted({box.name for box in boxes})
-    for box in reversed(boxes):
-        colour = COLOURS[names.index(box.name) % len(COLOURS)]
-        left, top, right, bottom = (round(x) for x in (box.x1, box.y1, box.x2, box.y2))
-        cv2.rectangle(picture, (left, top), (right, bottom), colour, line)
+    colours = [COLOURS[names.index(box.name) % len(COLOURS)] for box in boxes]
+    for box, colour in zip(reversed(boxes), reversed(colours), strict=True):
+        corners = (round(box.x1), round(box.y1)), (round(box.x2), round(box.y2))
+        cv2.rectangle(picture, *corners, colour, line)
+    taken: list[tuple[float, float, float]] = []
+    for box, colour in zip(boxes, colours, strict=True):
         label = f"{box.name} {box.confidence:.2f}"
         (wide, tall), below = cv2.getTextSize(label, font, scale, line)
-        left, base = max(0, min(left, width - wide)), max(top, tall + below)
+        left, base = max(0, min(round(box.x1), width - wide)), max(round(box.y1), tall + below)
+        base = free_height(base, left, left + wide, tall + below, taken, height)
         cv2.rectangle(picture, (left, base - tall - below), (left + wide, base), colour, -1)
         cv2.putText(picture, label, (left, base - below), font, scale, (255, 255, 255), line, cv2.LINE_AA)
     return picture
+
+
+def free_height(
+    base: float, left: float, right: float, tall: float, taken: list[tuple[float, float, float]], most: float
+) -> float:
+    """The nearest height, from ``base`` down to ``most``, at which a label hides no other; else ``base``.
+
+    Args:
+        base: of the label's lower edge; it grows downward, as all these numbers in pixels of the picture.
+        left, right: of the label.
+        tall: a label's height.
+        taken: left, right and lower edge of those that are placed; this one is added.
+    """
+    free = base
+    while free <= most and any(left < e and s < right and abs(free - b) <= tall for s, e, b in taken):
+        free += tall + 1
+    free = free if free <= most else base
+    taken.append((left, right, free))
+    return free
 
 
 def as_data(boxes: Sequence[Box]) -> list[dict[str, str | float]]:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from ultralytics.utils.metrics import box_iou
 
 from .assets import CREDITS, Sample
+from .boxes import free_height
 from .figures import SHOWN_CONFIDENCE, as_jpeg, closed
 from .measure.accuracy import Evaluation
 
@@ -137,7 +138,8 @@ def _draw(
         if change.kind == "same":
             continue
         left, right = max(0, x1), max(0, x1) + _label_width(names[change.category], sample)
-        y = _free(max(y1, _label_height(sample)), left, right, labels, sample)
+        tall = _label_height(sample)
+        y = free_height(max(y1, tall), left, right, tall, labels, sample.height)
         axes.text(
             left, y, names[change.category], fontsize=LABEL, color="white", va="bottom", clip_on=True,
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
@@ -152,17 +154,6 @@ def _label_height(sample: Sample) -> float:
 def _label_width(name: str, sample: Sample) -> float:
     """Likewise."""
     return (0.02 + 0.029 * len(name)) * max(sample.width, sample.height / 1.25)
-
-
-def _free(
-    y: float, left: float, right: float, labels: list[tuple[float, float, float]], sample: Sample
-) -> float:
-    """The nearest height below ``y`` at which a label hides no other one; noted in ``labels``."""
-    step = _label_height(sample)
-    while any(left < end and start < right and abs(y - base) < step for start, end, base in labels):
-        y += step
-    labels.append((left, right, y))
-    return y
 
 
 def _legend(figure: Figure, credits: Sequence[str]) -> None:

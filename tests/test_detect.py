@@ -116,6 +116,22 @@ def test_drawn_boxes_are_where_the_objects_are() -> None:
     assert (at_the_edge != 90).any(2)[:, 170].any(), "the label is moved into the picture"
 
 
+def test_no_name_hides_another() -> None:
+    grey = np.full((200, 300, 3), 90, np.uint8)
+    cats = [
+        Box("cat", 0.9, 20, 60, 280, 190),
+        Box("cat", 0.5, 20, 62, 200, 180),
+        Box("cat", 0.3, 60, 60, 90, 80),
+    ]
+
+    def white(boxes: list[Box]) -> int:
+        return int((draw_boxes(grey, boxes) == 255).all(2).sum())
+
+    assert white(cats) == sum(white([cat]) for cat in cats) > 0
+    in_a_row = [Box("cat", 0.9, 0, 195, 300, 200)] * 40
+    assert white(in_a_row) > 0, "where there is no room left, names lie on each other"
+
+
 def test_the_python_api_draws(model: Model, folder: Path, tmp_path: Path) -> None:
     model.drawn(folder / "bus.jpg").save(tmp_path / "boxes.png")
     before, after = photograph(folder / "bus.jpg"), photograph(tmp_path / "boxes.png")
