@@ -37,8 +37,9 @@ class Model:
     """A packed checkpoint, ready to detect.
 
     Args:
-        model: path of a ``.mcpk`` file, the name of one in ``models/``, or the folder of an OpenVINO export
-            of ultralytics'; None: the fastest of ``models/``.
+        model: path of a ``.mcpk`` file, the name of one in ``models/``, or a folder as ``compress`` writes,
+            with an OpenVINO graph that came by way of ONNX and its ``metadata.yaml``; None: the fastest of
+            ``models/``.
         confidence: boxes with less are left out; 0…1.
         size: long side of the network's input in pixels, a multiple of its largest stride (32); None: that
             of the file's INT8 graph, or 640.
