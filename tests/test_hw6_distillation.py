@@ -7,6 +7,8 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import shapes
+import torch
 
 from modelcompression import ROOT, runner
 from modelcompression.packed import checkpoint, container
@@ -56,3 +58,23 @@ def test_the_long_healing_writes_files_with_records(own_store) -> None:
     assert (
         (folder / "history.csv").read_text().startswith("file,steps,seconds,loss,held_out\nhealed_0.80,0,0.0")
     )
+
+
+def test_the_long_healing_takes_a_detector_of_ones_own(own_store, tmp_path: Path) -> None:
+    """With attention, depthwise convolutions and five classes; what is known of YOLOv8n is left alone."""
+    model = checkpoint.load(ROOT / "tests" / "models" / "yolo11n-shapes.mcpk").model
+    torch.save({"model": model.half(), "train_args": {"imgsz": 96}}, tmp_path / "best.pt")
+    data = shapes.write(tmp_path / "data", train=16, val=8, size=96)
+    own = {"WEIGHTS": str(tmp_path / "best.pt"), "DATA": str(data), "TRUST": True}
+    before = (LONG.parent / "history.csv").read_bytes()
+    executed = runner.execute(LONG, smoke=True, parameters={"THREADS": 1, "BITS": [3], **own})
+    folder = ROOT / "build" / "hw6_distillation" / "long" / "smoke"
+    (packed,) = folder.glob("healed_*.mcpk")
+    found = checkpoint.load(packed).model
+    assert found.names == dict(enumerate(shapes.CLASSES))
+    weights = sum(parameter.numel() for parameter in found.parameters())
+    assert packed.stem == f"healed_{3 * weights / 8 / 2**20:.2f}"
+    cells = nbformat.read(executed, as_version=4).cells
+    said = json.dumps([cell.outputs for cell in cells if cell.cell_type == "code"])
+    assert "96 px" in said and "coco128" not in said and "healed_100" not in said
+    assert (LONG.parent / "history.csv").read_bytes() == before
