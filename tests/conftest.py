@@ -135,14 +135,15 @@ class SmokeRun:
 
 
 @pytest.fixture(scope="session")
-def smoke_run(own_store: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], SmokeRun]:
+def smoke_run(own_store: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SmokeRun]:
     """Execute a notebook in smoke mode into a store of its own; once a process, whoever asks."""
 
     @cache
-    def run(notebook: Path) -> SmokeRun:
+    def run(notebook: Path, **parameters: object) -> SmokeRun:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("MC_STORE", str(tmp_path_factory.mktemp("smoke")))
-            executed = runner.execute(notebook, smoke=True, parameters={"THREADS": THREADS})
+            given = {"THREADS": THREADS} | parameters
+            executed = runner.execute(notebook, smoke=True, parameters=given)
             document = nbformat.read(executed, as_version=4)
             return SmokeRun(document, history.finished_runs(subject=history.ANY).set_index("experiment"))
 
@@ -186,7 +187,8 @@ def eager(weights: Path) -> TorchDetector:
 
 @pytest.fixture(scope="session")
 def report(eager: TorchDetector, report_set: assets.ImageSet) -> accuracy.Evaluation:
-    return accuracy.evaluate(eager, report_set, progress=False)
+    """At 320 px: what is asked of it holds for any size, and a look takes a quarter of the time."""
+    return accuracy.evaluate(eager, report_set, 320, progress=False)
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ def test_500_resamples_of_half_the_images_take_less_than_half_a_minute(report) -
 def test_agrees_with_ultralytics_val(report, report_set, weights, tmp_path) -> None:
     data = assets.save_as_yolo(report_set, tmp_path / "images")
     theirs = YOLO(weights).val(
-        data=str(data), rect=False, batch=1, workers=0, plots=False, verbose=False, device="cpu",
+        data=str(data), imgsz=320, rect=False, batch=1, workers=0, plots=False, verbose=False, device="cpu",
         project=str(tmp_path), name="val",
     ).box  # fmt: skip
     assert report.map50_95 == pytest.approx(theirs.map, abs=0.002)

@@ -211,7 +211,7 @@ def test_full_runs_are_confirmed_on_many_photographs_only(exported, monkeypatch)
         confirm(["Full"], smoke=True)
 
 
-def test_the_bound_is_one_sided_and_of_the_same_draws(report, demo_report, eager, demo) -> None:
+def test_the_bound_is_one_sided_and_of_the_same_draws(demo_report, eager, demo) -> None:
     small = evaluate(eager, demo, 320, progress=False)
     interval = paired_bootstrap(small, demo_report, 200)
     bound = loss_bound(small, demo_report, 200)
