@@ -30,9 +30,17 @@ def measured(weights, report_set) -> tuple[nn.Module, dict[str, Statistics]]:
 
 
 @pytest.fixture(scope="module")
-def narrowed(measured) -> tuple[nn.Module, Narrowing]:
+def slightly(measured) -> tuple[nn.Module, Narrowing]:
     narrowing = Narrowing(*measured)
-    narrowing.narrow(0.8)
+    narrowing.narrow(0.95)
+    return narrowing.model_now(), narrowing
+
+
+@pytest.fixture(scope="module")
+def narrowed(slightly) -> tuple[nn.Module, Narrowing]:
+    """From there on: what channels cost takes long to find out for the first time."""
+    _, narrowing = slightly
+    narrowing.narrow(0.9)
     return narrowing.model_now(), narrowing
 
 
@@ -69,8 +77,8 @@ def test_multiplications_fall_by_what_is_claimed(measured, narrowed) -> None:
     model, narrowing = narrowed
     before, after = channels.multiplications(measured[0]), channels.multiplications(model)
     assert before == 4_371_456_000  # 8.7 GFLOPs, as ultralytics says
-    assert after == narrowing.multiplications() <= 0.8 * before
-    assert after > 0.7 * before
+    assert after == narrowing.multiplications() <= 0.9 * before
+    assert after > 0.8 * before
     parameters = [sum(p.numel() for p in m.parameters()) for m in (measured[0], model)]
     assert parameters[1] < parameters[0]
 
@@ -86,17 +94,18 @@ def test_whole_units_go(measured, narrowed) -> None:
         assert (measured[0].get_submodule(name).out_channels - module.out_channels) % 16 == 0
 
 
-def test_refitting_and_choosing_keep_the_detections_near(measured, narrowed, report_set) -> None:
+def test_refitting_and_choosing_keep_the_detections_near(measured, slightly, report_set) -> None:
     model, found = measured
     x = torch.from_numpy(to_batch(letterbox(report_set.samples[0].path, 320)[0]))
-    chosen = Narrowing(model, found)
-    chosen.narrow(0.95)
     arbitrary = Narrowing(model, found)
     while arbitrary.multiplications() > 0.95 * channels.multiplications(model):
         group = next(g for g in arbitrary.groups if arbitrary.outputs[g.producer].sum() > 32)
         arbitrary._remove(group, arbitrary.outputs[group.producer].nonzero()[:16, 0])
     with torch.no_grad():
-        near, far = (float(distance.distance(m.model_now()(x)[1], model(x)[1])) for m in (chosen, arbitrary))
+        near, far = (
+            float(distance.distance(narrow(x)[1], model(x)[1]))
+            for narrow in (slightly[0], arbitrary.model_now())
+        )
     assert near < 0.1 * far
 
 
@@ -128,8 +137,8 @@ def test_channels_that_do_not_fit_together_are_refused(narrowed, tmp_path) -> No
 
 
 def test_a_share_out_of_reach_says_so(measured) -> None:
-    with pytest.raises(ChannelError, match="less than 64 channels"):
-        Narrowing(*measured, unit=64).narrow(0.01)
+    with pytest.raises(ChannelError, match="less than 128 channels"):
+        Narrowing(*measured, unit=128).narrow(0.01)
 
 
 def test_a_narrow_model_still_detects(narrowed, measured, report_set) -> None:
