@@ -5,13 +5,13 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import sys
 import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import cloudpickle
 import cv2
 import numpy as np
 import openvino
@@ -20,8 +20,10 @@ import shapes
 import torch
 import yaml
 from click.testing import CliRunner
+from conftest import SmokeRun
 from networks import described, random_network
 from torch import nn
+from ultralytics import YOLO
 from ultralytics.nn import tasks
 
 from modelcompression import ROOT, assets, cli, compress, dataset, homework, judge, labels, runner
@@ -30,7 +32,7 @@ from modelcompression.detector import TorchDetector, load_yolo
 from modelcompression.fetch import AssetError, sha256
 from modelcompression.homework import Homework, ParameterError
 from modelcompression.images import letterbox, prepared
-from modelcompression.measure import accuracy, fresh, pipeline
+from modelcompression.measure import accuracy, pipeline
 from modelcompression.measure.accuracy import suppress
 from modelcompression.measure.fresh import Times
 from modelcompression.methods import quantization
@@ -40,7 +42,7 @@ from modelcompression.packed import checkpoint
 from modelcompression.recipes import exported_graph
 from modelcompression.subject import YOLOV8N, Subject
 from modelcompression.tracking import history
-from modelcompression.verdict import Loss
+from modelcompression.verdict import Loss, Outcome
 
 MODELS = ROOT / "tests" / "models"
 NAMES = shapes.CLASSES[:3]
@@ -255,26 +257,49 @@ def wish(weights: Path, out: Path, max_loss: float = 0.5, **wanted: object) -> c
     return compress.Wish(weights, out=out, max_loss=max_loss, trusted=True, threads=1, smoke=True, **wanted)
 
 
-def in_this_process(original, detector, photographs, view, pairs, usual) -> Times:
-    """Timings of detectors that could go to a new process, without the seconds that it takes to start."""
-    return fresh._time(cloudpickle.dumps((original, detector)), photographs, view, 2, usual)
+YOUR_MODEL = ROOT / "hw5_export/your_model.ipynb"
+OUT = ROOT / "build/hw5_export/your_model/compressed"
+DRAWN = ROOT / "build/shapes/8/images/val/00004.png"  # 320 px
 
 
 @pytest.fixture(scope="module")
-def compressed(trained: Path, data: Path, tmp_path_factory) -> tuple[list, Path]:
-    out = tmp_path_factory.mktemp("out")
+def notebook(smoke_run) -> SmokeRun:
+    """It compresses for all tests that look at what comes out, at a bound that the first attempts meet."""
+    shutil.rmtree(OUT / ".work", ignore_errors=True)  # of an earlier run, perhaps of other code
+    return smoke_run(YOUR_MODEL, MAX_LOSS=0.5)
+
+
+@pytest.fixture(scope="module")
+def again(notebook) -> compress.Wish:
+    return wish(ROOT / "build/shapes/best.pt", OUT, data=ROOT / "build/shapes/8/data.yaml")
+
+
+@pytest.fixture(scope="module")
+def compressed(again) -> list[Outcome]:
+    """The same once more: a second start goes on from there, so that nothing takes long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge, "time_in_fresh_process", in_this_process)
-        return compress.compress(wish(trained, out, data=data)), out
+        for place, name in ((compress.Rounder, "write"), (compress.quantization, "int8"),
+                            (judge, "evaluate"), (judge, "time_in_fresh_process")):  # fmt: skip
+            patch.setattr(place, name, None)
+        return compress.compress(again)
+
+
+def test_a_notebook_goes_from_upload_to_file(notebook) -> None:
+    assert YOUR_MODEL not in runner.notebooks(), "`HW=all` leaves it out"
+    rows = notebook.rows
+    ours, theirs = rows.loc["Compressed: small and fast"], rows.loc["ultralytics' INT8 export"]
+    assert ours["metrics.size_mb"] < 1.3 < theirs["metrics.size_mb"]
+    assert (rows["metrics.map50_95"] > 0.8).all()
+    assert {f"best, {form}" for form in ("fast", "small", "small and fast")} < set(rows.index)
+    assert (rows["tags.subject"] == "best").all(), "none enters the tables of YOLOv8n"
 
 
 def test_each_form_detects_what_the_original_detects(compressed) -> None:
-    outcomes, _ = compressed
-    assert [outcome.name for outcome in outcomes] == ["original", "fast", "small", "small and fast"]
-    for outcome in outcomes[1:]:
+    assert [outcome.name for outcome in compressed] == ["original", "fast", "small", "small and fast"]
+    for outcome in compressed[1:]:
         assert outcome.loss.labelled and outcome.loss.value < 0.1, outcome.name
         assert outcome.loss.value <= outcome.loss.bound and 0 < outcome.distance < 5
-    _, fast, small, both = (outcome.megabytes for outcome in outcomes)
+    _, fast, small, both = (outcome.megabytes for outcome in compressed)
     assert small < both < fast < 3.5 and small < 1
 
 
@@ -285,18 +310,16 @@ def are_seen(boxes: list[tuple], others: list[tuple]) -> bool:
     return bool(near) and max(near) < 8
 
 
-def test_the_files_run_as_the_report_says(compressed, data: Path, monkeypatch, tmp_path: Path) -> None:
-    outcomes, out = compressed
-    text = (out / "report.md").read_text(encoding="utf8")
+def test_the_files_run_as_the_report_says(compressed, monkeypatch, tmp_path: Path) -> None:
+    text = (OUT / "report.md").read_text(encoding="utf8")
     monkeypatch.chdir(tmp_path)
-    image = cv2.imread(str(data.parent / "images/val/00004.png"))
-    cv2.imwrite("photo.jpg", image)
+    cv2.imwrite("photo.jpg", cv2.imread(str(DRAWN)))
     found = {}
-    for outcome in outcomes[1:]:
+    for outcome in compressed[1:]:
         assert len(outcome.lines) == 3 and "\n".join(outcome.lines) in text
         exec("\n".join(outcome.lines).replace(".show()", ""), names := {})
         if outcome.name == "small":
-            boxes = names["yolo"].predict("photo.jpg", imgsz=160, verbose=False)[0].boxes
+            boxes = names["yolo"].predict("photo.jpg", imgsz=320, verbose=False)[0].boxes
             rows = zip(boxes.cls, boxes.conf, boxes.xyxy, strict=True)
             found[outcome.name] = [(NAMES[int(which)], float(c), *map(float, box)) for which, c, box in rows]
         else:
@@ -305,56 +328,47 @@ def test_the_files_run_as_the_report_says(compressed, data: Path, monkeypatch, t
     small = found.pop("small")
     for boxes in found.values():
         assert are_seen(boxes, small) and are_seen(small, boxes)
-    page = (out / "report.html").read_text(encoding="utf8")
-    assert page.count("<tr>") == 5 and "detections.jpg" in page and "x".join(outcomes[1].name) not in page
-    assert (out / "detections.jpg").stat().st_size > 10_000
+    page = (OUT / "report.html").read_text(encoding="utf8")
+    assert page.count("<tr>") == 5 and "detections.jpg" in page and "x".join(compressed[1].name) not in page
+    assert (OUT / "detections.jpg").stat().st_size > 10_000
 
 
-def test_the_openvino_folder_is_ultralytics_own_form(compressed, data: Path) -> None:
-    from ultralytics import YOLO
-
-    _, out = compressed
-    folder = next(out.glob("*_openvino_model"))
-    boxes = (
-        YOLO(folder, task="detect")
-        .predict(data.parent / "images/val/00004.png", imgsz=160, verbose=False)[0]
-        .boxes
-    )
-    found = Model(folder, threads=1)(data.parent / "images/val/00004.png")
+def test_the_openvino_folder_is_ultralytics_own_form(compressed) -> None:
+    folder = compressed[1].files[0].parent
+    boxes = YOLO(folder, task="detect").predict(DRAWN, imgsz=320, verbose=False)[0].boxes
+    found = Model(folder, threads=1)(DRAWN)
     assert sorted(NAMES[int(c)] for c in boxes.cls) == sorted(box.name for box in found) != []
 
 
-def test_a_second_start_goes_on_from_there(compressed, trained, data: Path, monkeypatch) -> None:
-    outcomes, out = compressed
-    for place, name in ((compress.Rounder, "write"), (compress.quantization, "int8"), (judge, "evaluate"),
-                        (judge, "time_in_fresh_process")):  # fmt: skip
-        monkeypatch.setattr(place, name, None)
-    again = compress.compress(wish(trained, out, data=data))
-    assert [outcome.loss for outcome in again] == [outcome.loss for outcome in outcomes]
-    assert [outcome.speed for outcome in again] == [outcome.speed for outcome in outcomes]
+def test_a_second_start_says_what_the_first_said(compressed, notebook) -> None:
+    for outcome in compressed[1:]:
+        first = notebook.rows.loc[f"best, {outcome.name}"]
+        lost = [first[f"metrics.map50_95_loss{end}"] for end in ("", "_bound")]
+        assert [outcome.loss.value, outcome.loss.bound] == pytest.approx(lost)
+        if outcome.speed:
+            assert outcome.speed.forward.value == pytest.approx(first["metrics.speedup"])
 
 
 def test_runs_are_logged_apart_from_those_of_the_tables(compressed) -> None:
     runs = history.finished_runs(subject="best").drop_duplicates("experiment").set_index("experiment")
     assert set(runs.index) == {"best, fast", "best, small", "best, small and fast"}
-    outcomes, _ = compressed
-    assert runs.loc["best, small", "metrics.size_mb"] == pytest.approx(outcomes[2].megabytes)
-    assert runs.loc["best, fast", "metrics.speedup"] == pytest.approx(outcomes[1].speed.forward.value)
+    assert runs.loc["best, small", "metrics.size_mb"] == pytest.approx(compressed[2].megabytes)
+    assert runs.loc["best, fast", "metrics.speedup"] == pytest.approx(compressed[1].speed.forward.value)
     assert not set(runs["run_id"]) & set(history.finished_runs()["run_id"])
 
 
 @pytest.fixture
-def scripted(compressed, trained: Path, data: Path, monkeypatch) -> Callable[..., tuple[compress.Work, list]]:
+def scripted(compressed, again, monkeypatch) -> Callable[..., tuple[compress.Work, list]]:
     """A compression whose losses have the given bounds, and the steps' scales that it has asked for."""
 
     def work(*bounds: float) -> tuple[compress.Work, list]:
-        outcomes, out = compressed
         left, asked = iter(bounds), []
+        monkeypatch.setattr(compress, "require_packable", lambda model: None)  # which takes seconds
         monkeypatch.setattr(compress, "loss", lambda *found: Loss(0.0, next(left), True))
         monkeypatch.setattr(judge.Judge, "evaluated", lambda *how: None)
-        found = compress.Work(wish(trained, out, data=data))
-        found._candidate = lambda scale: asked.append(scale) or outcomes[2].files[0]
-        found._made = lambda name, make: asked.append(name) or outcomes[1].files[0]
+        found = compress.Work(again)
+        found._candidate = lambda scale: asked.append(scale) or compressed[2].files[0]
+        found._made = lambda name, make: asked.append(name) or compressed[1].files[0]
         return found, asked
 
     return work
@@ -379,14 +393,13 @@ def test_what_misses_the_bound_when_judged_makes_room_for_more_in_float(scripted
     assert bound == 0.3 and asked == ["fast-0", "fast-1", "fast-2"]
 
 
-def test_a_bound_that_cannot_be_met_is_said_to_be(compressed, trained, data: Path) -> None:
+def test_a_bound_that_cannot_be_met_is_said_to_be(compressed, again) -> None:
     """What was made before serves again: only the bound is another."""
-    outcomes, out = compressed
-    most = min(outcome.loss.bound for outcome in outcomes[1:]) - 0.001
-    work = compress.Work(dataclasses.replace(wish(trained, out, data=data), max_loss=most))
+    most = min(outcome.loss.bound for outcome in compressed[1:]) - 0.001
+    work = compress.Work(dataclasses.replace(again, max_loss=most))
     with work.judge.bar:
-        work.report([work.judge.original([trained]), *outcomes[1:]])
-    assert (out / "report.md").read_text(encoding="utf8").count("the bound is not met") == 3
+        work.report(compressed)
+    assert (OUT / "report.md").read_text(encoding="utf8").count("the bound is not met") == 3
 
 
 @pytest.fixture
@@ -551,7 +564,8 @@ def test_strides_and_heads_of_other_kinds(name: str, data: Path, tmp_path: Path)
     pixels = letterbox(data.parent / "images/val/00000.png", size)[0]
     outputs = [one(prepared(one, pixels)) for one in (eager, lean)]
     few, all_of_them = (suppress(output, iou=subject.nms_iou(0.7))[0] for output in outputs)
-    assert len(few) == len(all_of_them) > 50
-    assert np.allclose(few[:, 4], all_of_them[:, 4], atol=1e-4)
+    # Of random weights some boxes are as good as suppressed: rounding decides, another way on each CPU.
+    assert len(few) > 50 and len(all_of_them) == pytest.approx(len(few), rel=0.05)
+    assert np.allclose(few[:50, 4], all_of_them[:50, 4], atol=1e-4)
     assert np.allclose(few[:20, :4], all_of_them[:20, :4], atol=0.05)
     assert lean(np.zeros((1, 64, 128, 3), np.uint8)).shape[2] == subject.anchors(64, 128), "a rectangle"

@@ -113,15 +113,3 @@ def test_the_smaller_networks_notebook_answers(smoke_run) -> None:
     assert ("Why not a network that was small" in said) == bool(small)
     for row in (found.rows.loc[name] for name in small):
         assert row["metrics.size_mb"] < 3 and row["metrics.map50_95"] > 0.1
-
-
-def test_a_model_of_ones_own_goes_from_upload_to_file(smoke_run) -> None:
-    """`HW=all` leaves it out, too."""
-    notebook = ROOT / "hw5_export/your_model.ipynb"
-    assert notebook not in runner.notebooks()
-    rows = smoke_run(notebook).rows
-    ours, theirs = rows.loc["Compressed: small and fast"], rows.loc["ultralytics' INT8 export"]
-    assert ours["metrics.size_mb"] < 1.3 < theirs["metrics.size_mb"]
-    assert (rows["metrics.map50_95"] > 0.8).all()
-    assert {f"best, {form}" for form in ("fast", "small", "small and fast")} < set(rows.index)
-    assert (rows["tags.subject"] == "best").all(), "none enters the tables of YOLOv8n"
