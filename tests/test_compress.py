@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import os
 import pickle
 import shutil
@@ -22,19 +21,19 @@ import yaml
 from click.testing import CliRunner
 from conftest import SmokeRun
 from networks import described, random_network
+from round_trip import require_round_trip, saved
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
 from modelcompression import ROOT, assets, cli, compress, dataset, homework, judge, labels, runner
 from modelcompression.detect import Model
-from modelcompression.detector import TorchDetector, load_yolo
+from modelcompression.detector import TorchDetector
 from modelcompression.fetch import AssetError, sha256
 from modelcompression.homework import Homework, ParameterError
 from modelcompression.images import letterbox, prepared
 from modelcompression.measure import accuracy, pipeline
 from modelcompression.measure.accuracy import suppress
-from modelcompression.measure.fresh import Times
 from modelcompression.methods import quantization
 from modelcompression.methods.lean import LeanDetector
 from modelcompression.own_model import OwnModelError, input_size
@@ -148,12 +147,6 @@ def test_a_folder_needs_enough_photographs(data: Path, tmp_path: Path) -> None:
     (tmp_path / "3" / "half.png").write_bytes(b"\x89PNG")
     used, shown = dataset.from_folder(data.parent / "images/val", NAMES, 200)
     assert len(used) == 6 and len(shown) == 2 and not any(len(s.classes) for s in used.samples)
-
-
-def saved(model: nn.Module, path: Path, **arguments: object) -> Path:
-    """A checkpoint as ultralytics' training writes it."""
-    torch.save({"model": copy.deepcopy(model).half(), "train_args": {"imgsz": 160, **arguments}}, path)
-    return path
 
 
 def command(*arguments: object) -> str:
@@ -463,47 +456,24 @@ def test_the_command_line_hands_a_model_to_every_notebook(trained: Path, data: P
     assert failed.stderr == "error: none.pt does not exist: give a detector's .pt file\n"
 
 
-def assert_alike(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Two outputs of a head, (1, 4 + classes, anchors): the same but for the rounding of INT8."""
-    assert ours.shape == theirs.shape
-    logits = [np.log(x[0, 4:] / (1 - x[0, 4:])).ravel() for x in (ours, theirs)]
-    assert np.corrcoef(*logits)[0, 1] > 0.8
-    assert np.median(np.abs(ours[0, :4] - theirs[0, :4])) < 4
-
-
-# Random weights, an eighth of the full width: attention needs as many channels. The layers of others come
-# back in test_packing; here is what only a whole compression can get wrong: four strides, other activations,
-# depthwise convolutions, attention, a head without the distribution of box sides.
+# Random weights, a fraction of the full width: YOLO26's attention needs an eighth. The layers of others come
+# back in test_packing, whole networks in `make torture`. Here is what only a whole compression can get wrong:
+# four strides, other activations, depthwise convolutions, attention, a head without the distribution of box
+# sides, one that suppresses its own duplicates.
 ARCHITECTURES = {
-    "yolov8n-p2, ReLU, grey": {"activation": nn.ReLU(), "channels": 1},
-    "yolo26n, Hardswish, fine-tuned": {"activation": nn.Hardswish(), "tuned_from": 80, "end2end": False},
+    "yolov8n-p2, ReLU, grey": {"width": 0.0625, "activation": nn.ReLU(), "channels": 1},
+    "yolov10n": {"width": 0.0625},
+    "yolo26n, Hardswish, fine-tuned": {
+        **{"width": 0.125, "activation": nn.Hardswish()},
+        **{"tuned_from": 80, "end2end": False},
+    },
 }
 
 
 @pytest.mark.parametrize("which", ARCHITECTURES)
-def test_any_architecture_comes_back_through_detect(
-    which: str, data: Path, tmp_path: Path, monkeypatch
-) -> None:
-    """The file with both in it, made without labels; what the head gives is compared with the original's."""
-    same = Times(np.ones((2, 2)), np.ones((2, 2)))  # how fast is another test's concern
-    monkeypatch.setattr(judge, "time_in_fresh_process", lambda *arguments: same)
-    model = random_network(f"{which.split(',')[0]}.yaml", width=0.125, **ARCHITECTURES[which])
-    weights, photographs = saved(model, tmp_path / "own.pt"), data.parent / "images/val"
-    work = compress.Work(wish(weights, tmp_path, images=photographs, max_loss=1.0, size=96))
-    made = [work.judge.original([weights]), work.small(), work.both()]
-    work.report(made)
-    assert not made[2].loss.labelled and np.isfinite(made[2].distance)
-    assert "less agreement" in (tmp_path / "report.md").read_text(encoding="utf8")
-    own = Model(made[2].files[0], threads=1)
-    original = TorchDetector(load_yolo(weights), 1, subject=work.subject)
-    assert (own.size, own.names) == (96, original.subject.names)
-    assert own.detector.subject.strides == original.subject.strides
-    pixels = letterbox(photographs / "00003.png", 96)[0]
-    assert_alike(*(one(prepared(one, pixels)) for one in (own.detector, original)))
-    words = ["detect", photographs / "00003.png", "--model", made[2].files[0], "--json", "--confidence", 0.01]
-    said = CliRunner().invoke(cli.cli, list(map(str, words)))
-    assert said.exit_code == 0, said.output
-    assert {box["name"] for box in json.loads(said.stdout)["boxes"]} <= set(original.subject.names)
+def test_any_architecture_comes_back_through_detect(which: str, data: Path, tmp_path: Path) -> None:
+    model = random_network(f"{which.split(',')[0]}.yaml", **ARCHITECTURES[which])
+    require_round_trip(model, tmp_path, data.parent / "images/val", size=96, everything=False)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,15 @@ def test_forged_packed_checkpoints_break_nothing(tmp_path) -> None:
     assert toll.lost == [] and toll.faults == toll.guarded == 70
 
 
+def test_a_network_that_does_not_come_back_is_noticed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **named: object) -> None:
+        raise AssertionError("small: correlation 0.10")
+
+    monkeypatch.setattr(torture.round_trip, "require_round_trip", lost)
+    says = "yolov5n: AssertionError: small: correlation 0.10"
+    assert torture._comes_back(tmp_path, tmp_path, "yolov5n") == says
+
+
 def test_a_careless_reader_is_noticed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(kind: str, shape: tuple[int, ...], parts: list[bytes], coders: object) -> Half:
         return Half(np.frombuffer(parts[0], "<f2").reshape(shape))
@@ -50,4 +59,5 @@ def test_a_careless_writer_is_noticed(tmp_path, monkeypatch: pytest.MonkeyPatch)
             path.write_bytes(data)
 
     monkeypatch.setattr(torture.files, "replace", careless)
+    monkeypatch.setattr(torture, "PREPARED", {torture._packed: OSError})
     assert [what for what in torture.full_disk(tmp_path, times=3).lost if what.startswith("small.mcpk")]

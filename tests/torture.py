@@ -1,5 +1,7 @@
 """Nothing is lost: make things fail while runs and files are written, then count what is missing.
 
+And no architecture is: networks of all kinds are compressed, and have to detect what they detected.
+
     make torture                              # all parts, in less than ten minutes
     python tests/torture.py kills --seed 7    # one part, other moments
 
@@ -20,8 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier, Event
@@ -33,13 +37,18 @@ import nbformat
 import numpy as np
 import pandas as pd
 import psutil
+import round_trip
+import shapes
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from networks import random_network
 from ultralytics.nn.tasks import DetectionModel
 
 from modelcompression import ROOT, files, runner
 from modelcompression.packed import checkpoint, container
 from modelcompression.packed.tensors import Grid
+from modelcompression.terminal import one_line
 from modelcompression.tracking import store, targets
 from modelcompression.tracking.history import finished_runs
 from modelcompression.tracking.store import RECORD_ID, RunRecord
@@ -66,10 +75,13 @@ TIMED = [*MILLISECONDS, *RATIOS]
 SILENCE = store.DEADLINE + 1  # seconds: longer than a notebook waits
 WAIT = 120  # seconds for any child process
 NOTEBOOK = "hw1_baseline"
+# The longest first, so that no process is idle at the end.
+OTHERS = ("yolov8s", "yolo11s", "yolo26n", "yolov8n-p2", "yolov10n", "yolo11n", "yolov5n")
+MEDIUM = "yolov8m"
 
 # Children are forked from a process that has imported everything: what is killed is work, not imports.
 children = get_context("forkserver")
-children.set_forkserver_preload(["__main__", "modelcompression.tracking.tracker"])
+children.set_forkserver_preload([__name__, "modelcompression.tracking.tracker"])
 
 
 @dataclass
@@ -170,7 +182,8 @@ def local_only(store: Path) -> dict[str, str]:
 
 def start(variables: dict[str, str], work: Callable, *arguments: object) -> BaseProcess:
     process = children.Process(target=_child, args=(variables, work, *arguments))
-    process.start()
+    with environment(PYTHONPATH=os.pathsep.join(sys.path)):  # all that Python 3.11's server knows of ours
+        process.start()
     return process
 
 
@@ -597,6 +610,46 @@ def _sync() -> None:
         sys.exit(f"error: {error}")
 
 
+# (f) Architectures
+
+
+def architectures(folder: Path) -> Toll:
+    """Networks of their real width through ``compress --for both`` and back; a medium one only packed.
+
+    Those with a file in tests/models have learnt something, the others have random weights. YOLOv8n goes this
+    way in `make test`, in the notebook about a model of one's own.
+    """
+    toll = Toll(remark=f"{', '.join(OTHERS)} compressed, {MEDIUM} packed")
+    photographs = shapes.write(folder / "shapes", train=0, val=8).parent / "images/val"
+    processes = min(2, os.cpu_count() or 1)
+    with ProcessPoolExecutor(processes, mp_context=children, initializer=_say_nothing) as pool:
+        for what in pool.map(partial(_comes_back, folder, photographs), (*OTHERS, MEDIUM)):
+            toll.expect(not what, what)
+    return toll
+
+
+def _say_nothing() -> None:
+    """Exports are talkative."""
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    torch.set_num_threads(1)
+
+
+def _comes_back(folder: Path, photographs: Path, name: str) -> str:
+    """What did not; empty if all is well."""
+    own, learnt = folder / name, ROOT / "tests/models" / f"{name}-shapes.mcpk"
+    own.mkdir()
+    try:
+        model = checkpoint.load(learnt).model if learnt.is_file() else random_network(f"{name}.yaml")
+        if name == MEDIUM:
+            round_trip.require_export(model, own, next(photographs.iterdir()), size=96)
+        else:
+            round_trip.require_round_trip(model, own, photographs, size=96)
+    except Exception as error:  # whatever it is, the next one has its turn
+        return f"{name}: {type(error).__name__}: {one_line(error)}"
+    return ""
+
+
 # Command line
 
 
@@ -671,6 +724,7 @@ PARTS: dict[str, Callable[[Path, int, ExitStack], Toll]] = {
     "tmpfs": lambda folder, seed, stack: full_disk_for_real(folder, 10, seed),
     "packed": lambda folder, seed, stack: forged_files(folder, seed=seed),
     "server": lambda folder, seed, stack: failing_server(folder, _server(folder, stack), seed=seed),
+    "networks": lambda folder, seed, stack: architectures(folder),
 }
 
 
