@@ -21,7 +21,7 @@ BIN := .venv/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive LOKY_MAX_CPU_COUNT=1
 RUN := $(BIN)/python -m modelcompression
 
-.PHONY: help run publish smoke homework check test release torture table gallery models detect recommend confirm sync ui lab assets lint clean
+.PHONY: help run publish smoke homework check test nightly release torture table gallery models detect recommend confirm sync ui lab assets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -42,12 +42,15 @@ homework: .venv/run.stamp  ## a new homework, HW=hw7_example: its notebook, its 
 	$(RUN) new $(HW)
 
 check: .venv/test.stamp lint  ## lint and all fast tests, in two minutes
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow and not nightly"
 
 test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
-torture: .venv/test.stamp  ## kill, fill the disk, break the server: is a run lost? (under ten minutes)
+nightly: .venv/test.stamp  ## what takes too long for make test: every notebook again, with another detector
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m nightly
+
+torture: .venv/test.stamp  ## kill, fill the disk, break the server, compress all kinds: is anything lost? (under ten minutes)
 	$(BIN)/python tests/torture.py
 
 lint: .venv/test.stamp  ## ruff over code and notebooks, tables against results.csv

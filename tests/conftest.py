@@ -62,7 +62,8 @@ class RunsAndFiles(LoadScopeScheduling):
             return file
         notebook = test.removeprefix("test_smoke_run[").removesuffix("]")
         own = f"tests/test_{notebook.split('/')[0]}.py"
-        return own if (ROOT / own).is_file() and notebook in (ROOT / own).read_text("utf8") else nodeid
+        asked = (ROOT / own).is_file() and notebook in (ROOT / own).read_text("utf8")
+        return own if asked and file == "tests/test_notebooks.py" else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
@@ -135,13 +136,18 @@ class SmokeRun:
 
 
 @pytest.fixture(scope="session")
-def smoke_run(own_store: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SmokeRun]:
+def smoke_run(
+    own_store: None, empty_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., SmokeRun]:
     """Execute a notebook in smoke mode into a store of its own; once a process, whoever asks."""
 
     @cache
     def run(notebook: Path, **parameters: object) -> SmokeRun:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("MC_STORE", str(tmp_path_factory.mktemp("smoke")))
+            shutil.copy(empty_database, os.environ["MC_STORE"])
+            if parameters:  # another process may be executing it without
+                environment.setattr(runner, "EXECUTED", tmp_path_factory.mktemp("executed"))
             given = {"THREADS": THREADS} | parameters
             executed = runner.execute(notebook, smoke=True, parameters=given)
             document = nbformat.read(executed, as_version=4)

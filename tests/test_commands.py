@@ -38,7 +38,7 @@ CHECKED = {
     "make run TORCH_INDEX=https://download.pytorch.org/whl/cpu": "installs from the network",
     "make publish": "names a target",
     "make publish HW=hw7_example": "needs the images of COCO",
-    "make publish HW=all": "an hour",
+    'make publish HW="all hw5_export/smaller_network"': "an hour",
     "make test": "is this suite",
     "make confirm": "needs runs and the images of COCO: test_confirm.py has some",
     "modelcompression confirm models/small.mcpk --json found.json": "likewise",
@@ -50,10 +50,15 @@ CHECKED = {
     "make lab": "runs until Ctrl-C",
     "pip install .": "installs from the network",
     "modelcompression detect": "test_detect.py",
+    "modelcompression detect photo.jpg --model FILE": "likewise",
     "modelcompression compress best.pt --data my.yaml --trust": "test_compress.py",
+    "modelcompression compress best.pt --data my.yaml --max-loss 1% --trust": "likewise",
+    "modelcompression compress best.pt --images photos --trust": "likewise",
+    "modelcompression run hw4_clustering --weights best.pt --data my.yaml --trust": "test_own_subject.py",
     "modelcompression login": "needs a browser: test_login.py has a server",
     "make recommend": "needs published runs: test_recommend.py has some",
     "make torture": "minutes: test_torture.py has a small dose",
+    "make nightly": "minutes: test_own_subject.py has a few of its notebooks",
     "make sync": "needs a server: test_tracking.py has one",
     "make ui": "runs until Ctrl-C",
     "pip install pre-commit && pre-commit install": "installs from the network",
@@ -145,7 +150,7 @@ def test_what_a_command_calls_exists(command: str, shell: Shell) -> None:
         for module, arguments in modules:
             known = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf8")
             if not module.startswith("modelcompression"):
-                known = shell(f"python -m {module} --help")
+                known = shell(f"PYTEST_ADDOPTS=--noconftest python -m {module} --help")
             assert [option for option in options(arguments) if option not in known] == []
         programs = re.findall(r"^\.venv/bin/(jupyter lab) hw", printed, re.M)
         assert modules or scripts or programs
@@ -184,7 +189,7 @@ def test_the_contributors_path(scratch: Path, shell: Shell) -> None:
         if line.startswith("make smoke"):
             assert list(shown(scratch)) == ["Original model", "Example, 6 bits"]
             insert_before_table(notebook, method)  # the tests, which come next, run it
-    assert "passed" in shell(".venv/bin/python -m pytest -q tests/test_readme.py")
+    assert "passed" in shell(".venv/bin/python -m pytest -q --noconftest tests/test_readme.py")
     sizes = shown(scratch)
     assert sizes["Example, 4 bits"] < sizes["Example, 6 bits"] < sizes["Original model"]
     assert list(logged(scratch)) == ["Example, 6 bits"]  # tests log elsewhere
