@@ -106,7 +106,7 @@ def test_refitting_and_choosing_keep_the_detections_near(measured, slightly, rep
             float(distance.distance(narrow(x)[1], model(x)[1]))
             for narrow in (slightly[0], arbitrary.model_now())
         )
-    assert near < 0.1 * far
+    assert near < 0.02 * far  # without a refit, or with the dearest channels of a group, it is 0.03 to 0.04
 
 
 def test_a_narrow_model_survives_its_file_in_a_fresh_process(narrowed, tmp_path) -> None:
@@ -145,7 +145,7 @@ def test_a_narrow_model_still_detects(narrowed, measured, report_set) -> None:
     images = report_set.first(6)
     narrow, dense = TorchDetector(narrowed[0], THREADS), TorchDetector(copy.deepcopy(measured[0]), THREADS)
     found, original = (accuracy.evaluate(d, images, 320, progress=False).map50_95 for d in (narrow, dense))
-    assert found > 0.5 * original
+    assert found > 0.85 * original  # without a refit 0.75
 
 
 def test_what_is_no_detection_model_or_not_folded_is_refused() -> None:

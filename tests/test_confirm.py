@@ -1,6 +1,7 @@
 """``modelcompression confirm``: what it takes, finds, writes, refuses, and where it goes on after a kill."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,13 @@ METRICS = {
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo) -> Path:
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo, empty_database: Path) -> Path:
     """An empty store, a folder of its own for what is kept, and the demo photographs."""
     monkeypatch.setenv("MC_STORE", str(tmp_path / "store"))
+    (tmp_path / "store").mkdir()
+    shutil.copy(empty_database, tmp_path / "store")
     monkeypatch.setattr(confirming, "ROOT", tmp_path)
+    monkeypatch.setattr(confirming, "RESAMPLES", 100)
     monkeypatch.setattr(confirming, "report_and_calibration", lambda: (demo, demo))
     return tmp_path
 

@@ -1,6 +1,7 @@
 """The gallery shows who won, as measured, on photographs that may be shown."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,9 +33,10 @@ def row() -> pd.Series:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
     """An empty local store."""
     monkeypatch.setenv("MC_STORE", str(tmp_path))
+    shutil.copy(empty_database, tmp_path)
     return tmp_path
 
 
