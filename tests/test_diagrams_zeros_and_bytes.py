@@ -62,6 +62,7 @@ def test_green_convolutions_are_those_that_may_get_narrower(model, monkeypatch) 
     found = {name for group in methods.groups(model) for name, _ in group.producers}
     inside = [f"model.{n}.{c}.conv" for n in (2, 15) for c in ("cv1", "m.0.cv1", "m.0.cv2", "cv2")]
     shown = channels.c2f_couplings(model)
+    assert [text.split(":")[0] for text in words(shown) if "block" in text] == ["model.2", "model.15"]
     assert len(tints(shown)) == len(found & set(inside)) == 5
     monkeypatch.setattr(channels, "groups", lambda model: [])
     assert tints(channels.c2f_couplings(model)) == []
