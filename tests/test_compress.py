@@ -252,7 +252,7 @@ def wish(weights: Path, out: Path, max_loss: float = 0.5, **wanted: object) -> c
 
 YOUR_MODEL = ROOT / "hw5_export/your_model.ipynb"
 OUT = ROOT / "build/hw5_export/your_model/compressed"
-DRAWN = ROOT / "build/shapes/8/images/val/00004.png"  # 320 px
+DRAWN = ROOT / "build/shapes/8/images/val/00004.png"  # 160 px
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +312,7 @@ def test_the_files_run_as_the_report_says(compressed, monkeypatch, tmp_path: Pat
         assert len(outcome.lines) == 3 and "\n".join(outcome.lines) in text
         exec("\n".join(outcome.lines).replace(".show()", ""), names := {})
         if outcome.name == "small":
-            boxes = names["yolo"].predict("photo.jpg", imgsz=320, verbose=False)[0].boxes
+            boxes = names["yolo"].predict("photo.jpg", imgsz=160, verbose=False)[0].boxes
             rows = zip(boxes.cls, boxes.conf, boxes.xyxy, strict=True)
             found[outcome.name] = [(NAMES[int(which)], float(c), *map(float, box)) for which, c, box in rows]
         else:
@@ -328,7 +328,7 @@ def test_the_files_run_as_the_report_says(compressed, monkeypatch, tmp_path: Pat
 
 def test_the_openvino_folder_is_ultralytics_own_form(compressed) -> None:
     folder = compressed[1].files[0].parent
-    boxes = YOLO(folder, task="detect").predict(DRAWN, imgsz=320, verbose=False)[0].boxes
+    boxes = YOLO(folder, task="detect").predict(DRAWN, imgsz=160, verbose=False)[0].boxes
     found = Model(folder, threads=1)(DRAWN)
     assert sorted(NAMES[int(c)] for c in boxes.cls) == sorted(box.name for box in found) != []
 

@@ -134,7 +134,7 @@ def test_other_heads_heal_from_the_first_layer_on(name: str, pictures, tmp_path:
     for _ in range(12):
         patient.learn(small, wanted, 1.0)
         losses.append(float(patient.loss))
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     assert patient._gradients[: model.model[0].conv.weight.numel()].any()
     patient.examine(small, wanted)
     healed, grids = patient.healed()

@@ -100,10 +100,10 @@ def evaluate(detector: Detector, images: ImageSet) -> Evaluation:
     return accuracy.evaluate(detector, images, SIZE, progress=False)
 
 
-def assert_identical(found: Evaluation, expected: Evaluation) -> None:
+def assert_identical(found: Evaluation, expected: Evaluation, name: str = "") -> None:
     for part in ("detections", "correct", "targets"):
         pairs = zip(getattr(found, part), getattr(expected, part), strict=True)
-        assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs), part
+        assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs), f"{part} {name}"
     assert found.map50_95 == expected.map50_95 > 0.3
 
 
@@ -180,7 +180,7 @@ def test_a_cluster_changes_no_bit(detectors, demo, scheduler, workers, monkeypat
     expected = {name: evaluate(detector, demo) for name, detector in detectors.items()}
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", scheduler)
     for name, detector in detectors.items():
-        assert_identical(evaluate(detector, demo), expected[name])
+        assert_identical(evaluate(detector, demo), expected[name], name)
 
 
 def test_a_new_file_under_the_same_path_is_read_again(
