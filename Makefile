@@ -50,7 +50,7 @@ test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mod
 nightly: .venv/test.stamp  ## what takes too long for make test: every notebook again, with another detector
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m nightly
 
-torture: .venv/test.stamp  ## kill, fill the disk, break the server, compress all kinds: is anything lost? (under ten minutes)
+torture: .venv/test.stamp  ## kill, fill the disk, break the server, compress all kinds: is anything lost? (about ten minutes)
 	$(BIN)/python tests/torture.py
 
 lint: .venv/test.stamp  ## ruff over code and notebooks, tables against results.csv

@@ -2,7 +2,7 @@
 
 And no architecture is: networks of all kinds are compressed, and have to detect what they detected.
 
-    make torture                              # all parts, in less than ten minutes
+    make torture                              # all parts, in about ten minutes
     python tests/torture.py kills --seed 7    # one part, other moments
 
 The last line says how many faults were injected and how much was lost; the exit code is 1 if anything was.
