@@ -19,6 +19,8 @@ BIN := .venv/bin
 # many wait for a server or a process that starts.
 # No OMP_THREAD_LIMIT: oneDNN's backward pass waits forever for threads that a limit has withheld.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive LOKY_MAX_CPU_COUNT=1
+# A process that dies over a test, or exceeds its time, ends the run: a restarted one may wait forever.
+ONCE := --no-loadscope-reorder --max-worker-restart 0
 RUN := $(BIN)/python -m modelcompression
 
 .PHONY: help run publish smoke homework check test nightly release torture table gallery models detect recommend confirm sync ui lab assets lint clean
@@ -42,13 +44,13 @@ homework: .venv/run.stamp  ## a new homework, HW=hw7_example: its notebook, its 
 	$(RUN) new $(HW)
 
 check: .venv/test.stamp lint  ## lint and all fast tests, in two minutes
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow and not nightly"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ONCE) -m "not slow and not nightly"
 
 test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 $(ONCE)
 
 nightly: .venv/test.stamp  ## what takes too long for make test: every notebook again, with another detector
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m nightly
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 $(ONCE) -m nightly
 
 torture: .venv/test.stamp  ## kill, fill the disk, break the server, compress all kinds: is anything lost? (about ten minutes)
 	$(BIN)/python tests/torture.py

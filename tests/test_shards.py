@@ -6,17 +6,17 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
 import pytest
 from conftest import THREADS
 from distributed import Client
-from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from modelcompression import ROOT
@@ -55,31 +55,46 @@ def detectors(weights: Path, exported: dict[str, Path]) -> dict[str, Detector]:
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    file = tmp_path_factory.mktemp("dask") / "scheduler.json"
+    with started_scheduler(tmp_path_factory.mktemp("dask")) as (_, address):
+        yield address
+
+
+@contextmanager
+def started_scheduler(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
     options = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
-    process = dask("scheduler", *options, "--scheduler-file", str(file))
-    wait_for(file.exists)
-    with Client(scheduler_file=str(file), timeout=30, set_as_default=False) as client:
-        yield client.scheduler.address
-    process.kill()
-    process.wait()
+    process = dask("scheduler", *options, "--scheduler-file", str(file := folder / "scheduler.json"))
+    try:
+        wait_for(file.exists)
+        with Client(scheduler_file=str(file), timeout=30, set_as_default=False) as client:
+            address = client.scheduler.address
+        yield process, address
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
 def workers(scheduler: str) -> Iterator[dict[str, subprocess.Popen]]:
-    """Two worker processes by their names; without the nanny that would replace a dead one."""
+    with started_workers(scheduler, first="2", second="1") as found:
+        yield found
+
+
+@contextmanager
+def started_workers(scheduler: str, **threads: str) -> Iterator[dict[str, subprocess.Popen]]:
+    """Processes by their names, of so many threads; without the nanny that would replace a dead one."""
     options = ["--no-nanny", "--no-dashboard"]
-    threads = {"first": "2", "second": "1"}
     found = {
         name: dask("worker", scheduler, *options, "--name", name, "--nthreads", count)
         for name, count in threads.items()
     }
-    with Client(scheduler, set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=60)
-    yield found
-    for process in found.values():
-        process.kill()
-        process.wait()
+    try:
+        with Client(scheduler, timeout=30, set_as_default=False) as client:
+            client.wait_for_workers(len(threads), timeout=60)
+        yield found
+    finally:
+        for process in found.values():
+            process.kill()
+            process.wait()
 
 
 def dask(*arguments: str) -> subprocess.Popen:
@@ -140,23 +155,23 @@ def test_local_processes_change_no_bit(weights, demo, monkeypatch) -> None:
 )
 def test_processes_are_as_many_as_pay(cores, threads, count, processes, monkeypatch) -> None:
     monkeypatch.setattr(shards, "cpu_count", lambda: cores)
-    detector = type("Detector", (), {"threads": threads})
-    with shards._backend(detector, count) as travels:
-        assert travels == (processes > 1)
-        assert not travels or get_active_backend()[1] == processes
+    assert shards._processes(type("Detector", (), {"threads": threads}), count) == processes
+
+
+spans: list[tuple[float, float]] = []
+
+
+def timed(detector: None, cut: int) -> None:
+    start = time.monotonic()
+    time.sleep(0.02)
+    spans.append((start, time.monotonic()))
 
 
 def test_a_process_computes_one_shard_at_a_time() -> None:
     """A Dask worker may have several threads; OpenVINO's requests and PyTorch's thread pool have one user."""
-    spans: list[tuple[float, float]] = []
-
-    def work(detector: None, cut: int) -> None:
-        start = time.monotonic()
-        time.sleep(0.02)
-        spans.append((start, time.monotonic()))
-
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(partial(shards._elsewhere, work, int, pickle.dumps(None), "evaluation"), range(4)))
+        list(pool.map(shards._travelling(timed, None, int), range(4)))
+    assert len(spans) == 4
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(sorted(spans)))
 
 
@@ -236,3 +251,31 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     assert workers["second"].wait(10) == -signal.SIGKILL
     assert 0 < killed_at[0] < len(images)
     assert_identical(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("dies", "says"),
+    [("all workers", "has no workers: start `dask worker"), ("the scheduler", "is gone: start it")],
+)
+def test_nobody_waits_for_a_cluster_that_is_gone(dies, says, demo, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shards, "PATIENCE", 1)
+    with started_scheduler(tmp_path) as (process, address), started_workers(address, only="1") as workers:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+        doomed = process if dies == "the scheduler" else workers["only"]
+        killing = threading.Timer(2, doomed.kill)
+        killing.start()
+        with pytest.raises(ClusterError, match=says) as error:
+            list(shards.spread(lambda detector, cut: time.sleep(600), None, demo.samples, int))
+        assert address in str(error.value) and "\n" not in str(error.value)
+
+
+def test_images_that_kill_every_worker_are_not_given_to_more(demo, tmp_path, monkeypatch) -> None:
+    def work(detector: object, cut: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+    with started_scheduler(tmp_path) as (_, address), started_workers(address, one="1", two="1"):
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+        with pytest.raises(ClusterError, match="died over the same images") as error:
+            list(shards.spread(work, None, demo.samples, int))
+        assert "\n" not in str(error.value)

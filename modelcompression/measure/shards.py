@@ -1,4 +1,4 @@
-"""On how many processes and machines? An evaluation's images in shards, through joblib.
+"""On how many processes and machines? An evaluation's images in shards, through Dask or joblib.
 
 On the workers of a Dask cluster if ``DASK_SCHEDULER_ADDRESS`` is set (docs/machines.md); else over as many
 local processes as a detector's own threads leave cores for, if there are many images; else right here. A
@@ -12,12 +12,11 @@ import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cloudpickle
-from joblib import Parallel, cpu_count, delayed, parallel_config
+from joblib import Parallel, cpu_count, delayed
 
 from ..assets import Sample
 from ..detector import Detector, DetectorError
@@ -28,7 +27,8 @@ SHARD = 32  # images that a process takes at a time, and that are done again if 
 WORTH_A_PROCESS = 500  # images: to start one takes as long as to evaluate a hundred
 PATIENCE = 10  # seconds until a scheduler or its workers count as missing
 T = TypeVar("T")
-Work = Callable[[Detector, Sequence[Sample]], T]
+Cut = Sequence[Sample]
+Work = Callable[[Detector, Cut], T]
 _one_at_a_time = threading.Lock()  # no detector is made for two threads; its own fill the cores
 
 
@@ -48,39 +48,28 @@ def spread(
         clean_up: likewise; what such a process calls after each shard.
 
     Raises:
-        ClusterError: there is no such cluster.
+        ClusterError: there is no such cluster, or it has lost its workers or its scheduler.
         AssetError, DetectorError: a file is damaged, or is not there for a worker.
     """
     cuts = [samples[start : start + SHARD] for start in range(0, len(samples), SHARD)]
-    with _backend(detector, len(samples)) as travels:
-        if travels:
-            packed, evaluation = cloudpickle.dumps(detector), uuid.uuid4().hex
-            call = partial(_elsewhere, work, clean_up, packed, evaluation)
-        else:
-            call = partial(work, detector)
-        yield from Parallel(return_as="generator", batch_size=1)(delayed(call)(cut) for cut in cuts)
-
-
-@contextmanager
-def _backend(detector: Detector, images: int) -> Iterator[bool]:
-    """Tell joblib who works; whether that is another process."""
-    processes = min(cpu_count() // detector.threads, images // WORTH_A_PROCESS)
     if address := os.environ.get("DASK_SCHEDULER_ADDRESS", "").strip():
-        with _cluster(address):
-            yield True
-    elif processes > 1:
-        with parallel_config("loky", n_jobs=processes):
-            yield True
+        yield from _in_cluster(address, _travelling(work, detector, clean_up), cuts)
+    elif (processes := _processes(detector, len(samples))) > 1:
+        call = delayed(_travelling(work, detector, clean_up))
+        yield from Parallel(processes, return_as="generator", batch_size=1)(call(cut) for cut in cuts)
     else:
-        with parallel_config("sequential"):
-            yield False
+        yield from (work(detector, cut) for cut in cuts)
 
 
-@contextmanager
-def _cluster(address: str) -> Iterator[None]:
+def _processes(detector: Detector, images: int) -> int:
+    """As many as leave each its threads, and have enough to do."""
+    return max(1, min(cpu_count() // detector.threads, images // WORTH_A_PROCESS))
+
+
+def _in_cluster(address: str, call: Callable[[Cut], T], cuts: Sequence[Cut]) -> Iterator[T]:
     try:
         import dask
-        from distributed import Client
+        from distributed import CancelledError, Client, KilledWorker
     except ImportError:
         raise ClusterError(
             "DASK_SCHEDULER_ADDRESS is set, but Dask is not installed: pip install distributed, or unset it"
@@ -93,27 +82,64 @@ def _cluster(address: str) -> Iterator[None]:
         ) from None
     # Each shard brings the detector along, up to 13 MB: nothing is lost with a worker that held it.
     heavy = dask.config.set({"distributed.admin.large-graph-warning-threshold": "100MB"})
-    joblib = parallel_config("dask", client=client, wait_for_workers_timeout=PATIENCE)
+    with client, heavy:
+        _require_workers(client, address)
+        for future in client.map(call, cuts, pure=False):
+            _wait(future, client, address)
+            try:
+                yield future.result()
+            except (AssetError, DetectorError) as error:
+                what = "on a worker, which needs the same files at the same path"
+                raise type(error)(f"{error} ({what})") from None
+            except KilledWorker as error:
+                raise ClusterError(
+                    f"{address}: one worker after another died over the same images, the last of them "
+                    f"{error.last_worker.address}: look at what it printed, and at its memory"
+                ) from None
+            except CancelledError:
+                raise _gone(address) from None
+
+
+def _wait(future: Any, client: Any, address: str) -> None:
+    """However long a shard takes, as long as there is somebody to compute it; Dask itself waits forever."""
+    while True:
+        try:
+            future.exception(timeout=PATIENCE)
+            return
+        except TimeoutError:
+            _require_workers(client, address)
+
+
+def _require_workers(client: Any, address: str) -> None:
     try:
-        with client, heavy, joblib:
-            yield
+        client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:
         raise ClusterError(f"{address} has no workers: start `dask worker {address}`") from None
-    except (AssetError, DetectorError) as error:
-        raise type(error)(f"{error} (on a worker, which needs the same files at the same path)") from None
+    except OSError:
+        raise _gone(address) from None
 
 
-def _elsewhere(
-    work: Work[T], clean_up: Callable[[], object], packed: bytes, evaluation: str, cut: Sequence[Sample]
-) -> T:
+def _gone(address: str) -> ClusterError:
+    return ClusterError(f"the scheduler at {address} is gone: start it, and this again")
+
+
+def _travelling(work: Work[T], detector: Detector, clean_up: Callable[[], object]) -> Callable[[Cut], T]:
+    return partial(_elsewhere, cloudpickle.dumps((work, detector, clean_up)), uuid.uuid4().hex)
+
+
+def _elsewhere(packed: bytes, evaluation: str, cut: Cut) -> Any:
     with _one_at_a_time:
+        work, detector, clean_up = _unpacked(packed, evaluation)
         try:
-            return work(_unpacked(packed, evaluation), cut)
+            return work(detector, cut)
         finally:
             clean_up()
 
 
 @lru_cache(maxsize=1)
-def _unpacked(packed: bytes, evaluation: str) -> Detector:
-    """Once an evaluation, not once a shard; in the next one the same path may lead to another file."""
+def _unpacked(packed: bytes, evaluation: str) -> tuple[Work, Detector, Callable[[], object]]:
+    """Once an evaluation, not once a shard; in the next one the same path may lead to another file.
+
+    Here and not where a worker reads its messages: the libraries take seconds to load, and it has to answer.
+    """
     return pickle.loads(packed)
