@@ -21,7 +21,7 @@ from modelcompression.methods.album import Album, HealingError, photographs_in
 from modelcompression.methods.distance import distance
 from modelcompression.methods.healing import Exam, asker, heal, schedule
 from modelcompression.methods.lean import LeanDetector
-from modelcompression.methods.patients import Patient, bias_grid
+from modelcompression.methods.patients import LARGEST_BIAS, Patient
 from modelcompression.methods.teacher import Teacher, shrunk
 from modelcompression.methods.transport import Transport
 from modelcompression.network import convolutions, undecoded
@@ -184,10 +184,10 @@ def test_a_budget_in_minutes_ends(original, teacher, tensors, pictures) -> None:
 
 def test_biases_get_about_a_thousand_levels() -> None:
     bias = np.random.default_rng(0).normal(size=40).astype(np.float32)
-    grid = bias_grid(bias)
+    grid = Grid.fine(bias, LARGEST_BIAS)
     assert 450 <= np.abs(grid.symbols).max() <= 550
     assert np.abs(grid.values() - bias).max() <= 0.51 * step_sizes(grid.exponents)[0]
-    assert not bias_grid(np.zeros(3, np.float32)).values().any()
+    assert not Grid.fine(np.zeros(3, np.float32), LARGEST_BIAS).values().any()
 
 
 # --- interruption -----------------------------------------------------------------------------

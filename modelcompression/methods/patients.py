@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..grid import nearest_exponents, step_sizes
+from ..grid import step_sizes
 from ..network import convolutions
 from ..packed.tensors import Grid
 from .album import HealingError
@@ -32,7 +32,7 @@ from .teacher import best_device, detect, half_precision, raw_model
 GRID_RATE = 0.004  # grid steps a step
 FREE_RATE = 1e-3  # root mean squares of a tensor's weights
 BIAS_UNIT = 0.5  # a bias moves as if its grid step were half the root mean square of its layer's weights
-BIAS_LEVELS = 1000
+LARGEST_BIAS = 500  # symbol: about a thousand levels
 BETAS = 0.9, 0.99
 EPSILON = 1e-10
 EXAMINED_TOGETHER = 8
@@ -254,7 +254,7 @@ class Patient:
             if self._tensors is not None:
                 found = symbols[ours, "weight"].contiguous().numpy().astype(np.int64)
                 grids[f"{name}.weight"] = Grid(found, self._tensors[f"{name}.weight"].exponents)
-                grids[f"{name}.bias"] = bias_grid(bias.numpy())
+                grids[f"{name}.bias"] = Grid.fine(bias.numpy(), LARGEST_BIAS)
                 bias = torch.from_numpy(grids[f"{name}.bias"].values())
             module.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
             module.bias = nn.Parameter(bias.clone(), requires_grad=False)
@@ -291,10 +291,3 @@ def _compare(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tenso
         ours, theirs = tuple(value.shape[1:]), tuple(wanted[key].shape[1:])
         if ours != theirs:
             raise HealingError(f"the student's {key} are {ours}, the teacher's {theirs}: no such detector")
-
-
-def bias_grid(bias: np.ndarray) -> Grid:
-    """A layer's (rows,) biases on a grid of about ``BIAS_LEVELS`` levels."""
-    largest = np.abs(bias).max(keepdims=True)
-    exponent = nearest_exponents(largest / (BIAS_LEVELS / 2))
-    return Grid(np.rint(bias / step_sizes(exponent)).astype(np.int64), exponent)

@@ -31,14 +31,15 @@ class Grid:
     exponents: np.ndarray
 
     @classmethod
-    def fine(cls, values: np.ndarray) -> Self:
+    def fine(cls, values: np.ndarray, largest: int = FINE) -> Self:
         """The nearest grid of about eight bits: for biases, and for weights that are too few to save at.
 
         Args:
             values: float32, of any shape; a step for each index of the first dimension, one for a vector.
+            largest: symbol of each step, about.
         """
         rows = 1 if values.ndim == 1 else len(values)
-        exponents = nearest_exponents(np.abs(values).reshape(rows, -1).max(1) / FINE)
+        exponents = nearest_exponents(np.abs(values).reshape(rows, -1).max(1) / largest)
         ones = cls(np.ones_like(values), exponents)
         return cls(np.rint(values / ones.values()).astype(int), exponents)
 
