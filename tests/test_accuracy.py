@@ -148,6 +148,15 @@ def test_what_was_found_keeps_the_names_of_its_classes() -> None:
     assert truth.names == images.names and truth.samples[0].classes.tolist() == [1]
 
 
+@pytest.mark.parametrize("candidates", [5, 100, 1000])
+def test_of_equal_scores_the_first_is_kept(candidates: int) -> None:
+    """Integers of INT8 often tie; what is kept must not depend on what else a process has imported."""
+    raw = np.zeros((1, 84, candidates), np.float32)
+    raw[0, 0], raw[0, 1] = 100 + np.arange(candidates) / 100, 100
+    raw[0, 2:4], raw[0, 4] = 80, 0.5
+    assert accuracy.suppress(raw)[0].tolist() == [[60, 60, 140, 140, 0.5, 0]]
+
+
 def test_detections_in_a_crowd_count_neither_way() -> None:
     image = sample([[0, 0, 10, 10]], [0], crowd=[[0, 50, 50, 100, 100]])
     found = np.array(

@@ -16,6 +16,7 @@ from functools import cached_property, partial
 import numpy as np
 import pandas as pd
 import torch
+import torchvision  # noqa: F401  (where it is not imported, ultralytics breaks ties between scores at random)
 from tqdm import tqdm
 from ultralytics.utils.metrics import ap_per_class, box_iou
 from ultralytics.utils.nms import non_max_suppression
