@@ -3,10 +3,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics import YOLO
 from ultralytics.utils.metrics import ap_per_class
+from ultralytics.utils.nms import non_max_suppression
 
 from modelcompression import assets
 from modelcompression.assets import ImageSet, Sample
@@ -148,13 +150,26 @@ def test_what_was_found_keeps_the_names_of_its_classes() -> None:
     assert truth.names == images.names and truth.samples[0].classes.tolist() == [1]
 
 
-@pytest.mark.parametrize("candidates", [5, 100, 1000])
+@pytest.mark.parametrize("candidates", [5, 100, 3000])
 def test_of_equal_scores_the_first_is_kept(candidates: int) -> None:
     """Integers of INT8 often tie; what is kept must not depend on what else a process has imported."""
     raw = np.zeros((1, 84, candidates), np.float32)
-    raw[0, 0], raw[0, 1] = 100 + np.arange(candidates) / 100, 100
+    raw[0, 0], raw[0, 1] = 100 + np.arange(candidates) / 1000, 100
     raw[0, 2:4], raw[0, 4] = 80, 0.5
     assert accuracy.suppress(raw)[0].tolist() == [[60, 60, 140, 140, 0.5, 0]]
+
+
+def test_of_equal_scores_the_earlier_image_counts_first() -> None:
+    """300 wrong detections after 300 right ones, all of one score."""
+    images = ImageSet("x", tuple(sample([[0, 0, 10, 10]], [0]) for _ in range(600)))
+    found = [np.array([[0, 0, 10, 10, 0.5, 0]], np.float32)] * 600
+    correct = [np.full((1, 10), index < 300) for index in range(600)]
+    right_first = Evaluation(images, found, correct, [s.classes for s in images.samples])
+    wrong_first = Evaluation(images, found, correct[::-1], [s.classes for s in images.samples])
+    assert right_first.map50_95 == pytest.approx(0.5, abs=0.01)
+    assert wrong_first.map50_95 == pytest.approx(0.25, abs=0.01)
+    for one in (right_first, wrong_first):
+        assert one.map50_95 == pytest.approx(_WeightedMap(one)(np.ones(600)), abs=1e-9)
 
 
 def test_detections_in_a_crowd_count_neither_way() -> None:
@@ -203,7 +218,18 @@ def test_fewer_candidates_suppress_alike(same: int, monkeypatch) -> None:
     raw[0, 2:4] = 30
     raw[0, 4] = generator.uniform(0.01, 0.5, 900)
     raw[0, :2, :same], raw[0, 4, :same] = 300, 0.9
-    monkeypatch.setattr(accuracy, "FEW_CANDIDATES", 400)
-    few, whole = (accuracy._suppressed(raw, accuracy.CONFIDENCE, accuracy.NMS_IOU, n)[0] for n in (400, 900))
-    assert (len(few) < accuracy.MAX_DETECTIONS) == (same == 400)
-    np.testing.assert_array_equal(accuracy.suppress(raw)[0], whole)
+    found = {}
+    for few, many in ((900, 900), (400, 400), (400, 900)):
+        monkeypatch.setattr(accuracy, "FEW_CANDIDATES", few)
+        monkeypatch.setattr(accuracy, "MAX_CANDIDATES", many)
+        found[few, many] = accuracy.suppress(raw)[0]
+    assert (len(found[400, 400]) < accuracy.MAX_DETECTIONS) == (same == 400)
+    np.testing.assert_array_equal(found[400, 900], found[900, 900])
+
+
+def test_what_survives_is_what_ultralytics_keeps(eager, batch) -> None:
+    """Where no two scores are equal."""
+    raw = eager(batch)
+    (expected,) = non_max_suppression(torch.from_numpy(raw), 0.001, 0.7, multi_label=True, max_det=300)
+    assert len(expected) > 100
+    np.testing.assert_array_equal(accuracy.suppress(raw)[0], expected.numpy())

@@ -16,10 +16,10 @@ from functools import cached_property, partial
 import numpy as np
 import pandas as pd
 import torch
-import torchvision  # noqa: F401  (where it is not imported, ultralytics breaks ties between scores at random)
+from torchvision.ops import nms
 from tqdm import tqdm
 from ultralytics.utils.metrics import ap_per_class, box_iou
-from ultralytics.utils.nms import non_max_suppression
+from ultralytics.utils.ops import xywh2xyxy
 
 from ..assets import ImageSet, Sample
 from ..detector import Detector
@@ -29,6 +29,7 @@ from .shards import spread
 
 CONFIDENCE, NMS_IOU, MAX_DETECTIONS = 0.001, 0.7, 300
 FEW_CANDIDATES, MAX_CANDIDATES = 2000, 30_000  # some detectors find everything a little everywhere
+APART = 7680  # pixels: boxes of different classes never overlap
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
@@ -52,7 +53,10 @@ class Evaluation:
     def _per_class(self) -> tuple:
         stacked = np.concatenate(self.detections)
         return ap_per_class(
-            np.concatenate(self.correct), stacked[:, 4], stacked[:, 5], np.concatenate(self.targets)
+            np.concatenate(self.correct),
+            _distinct(stacked[:, 4]),
+            stacked[:, 5],
+            np.concatenate(self.targets),
         )
 
     @property
@@ -158,30 +162,31 @@ def _judge(
 def suppress(raw: np.ndarray, confidence: float = CONFIDENCE, iou: float = NMS_IOU) -> list[np.ndarray]:
     """Multi-label non-maximum suppression of a raw head output (N, 4 + classes, anchors).
 
+    As ultralytics', but of equal scores, which integers often give, the first always comes first: what
+    survives depends on neither a CPU's way of sorting nor what else is imported.
+
     Returns:
         per image (n, 6) float32: x1, y1, x2, y2 in input pixels, confidence, class.
     """
-    kept = _suppressed(raw, confidence, iou, FEW_CANDIDATES)
-    candidates = np.count_nonzero(raw[:, 4:] > confidence, axis=(1, 2))
-    if any(
-        n > FEW_CANDIDATES and len(found) < MAX_DETECTIONS for n, found in zip(candidates, kept, strict=True)
-    ):
-        return _suppressed(raw, confidence, iou, MAX_CANDIDATES)
-    return kept
+    return [_suppressed(torch.from_numpy(image), confidence, iou).numpy() for image in raw]
 
 
-def _suppressed(raw: np.ndarray, confidence: float, iou: float, candidates: int) -> list[np.ndarray]:
-    """The same with that many of the most confident candidates.
+def _suppressed(image: torch.Tensor, confidence: float, iou: float) -> torch.Tensor:
+    """The suppression goes from the most confident one down.
 
-    The suppression goes from the most confident one down, so if these yield all detections that an image may
-    have, more candidates would change nothing.
+    So if few candidates yield all detections that an image may have, more would change nothing.
     """
-    kept = non_max_suppression(
-        torch.from_numpy(raw), confidence, iou, multi_label=True, max_det=MAX_DETECTIONS,
-        max_nms=candidates,
-        max_time_img=60,  # never leave boxes out because the machine is slow
-    )  # fmt: skip
-    return [found.numpy() for found in kept]
+    boxes, scores = xywh2xyxy(image[:4].T), image[4:].T
+    anchors, classes = torch.where(scores > confidence)
+    scores, order = scores[anchors, classes].sort(descending=True, stable=True)
+    for limit in (FEW_CANDIDATES, MAX_CANDIDATES):
+        first = order[:limit]
+        own = classes[first].float()[:, None]
+        kept = nms(boxes[anchors[first]] + APART * own, scores[:limit], iou)[:MAX_DETECTIONS]
+        if len(kept) == MAX_DETECTIONS or len(order) <= limit:
+            break
+    found = torch.cat([boxes[anchors[first]], scores[:limit, None], own], 1)
+    return found[kept]
 
 
 def match(detections: np.ndarray, sample: Sample) -> np.ndarray:
@@ -224,6 +229,16 @@ def inside_crowd(detections: np.ndarray, sample: Sample) -> np.ndarray:
         shared = np.prod(np.clip(overlap, 0, None), axis=1)
         inside |= (detections[:, 5] == category) & (shared >= areas / 2)
     return inside
+
+
+def _distinct(confidences: np.ndarray) -> np.ndarray:
+    """float64: of equal ones the first is a hair larger, so that how a CPU sorts changes no metric."""
+    order = np.argsort(-confidences, kind="stable")
+    ordered, places = confidences[order].astype(float), np.arange(len(order))
+    first = np.maximum.accumulate(np.where(np.diff(ordered, prepend=np.nan) != 0, places, 0))
+    found = np.empty(len(order))
+    found[order] = ordered - 1e-15 * (places - first)
+    return found
 
 
 def _mean(values: np.ndarray) -> float:
