@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import joblib
 import pytest
 from conftest import THREADS
 from distributed import Client
@@ -25,7 +25,7 @@ from modelcompression.detector import Detector, DetectorError, OnnxDetector, Ope
 from modelcompression.images import letterbox, prepared
 from modelcompression.measure import accuracy, shards
 from modelcompression.measure.accuracy import Evaluation
-from modelcompression.measure.shards import ClusterError
+from modelcompression.measure.shards import ClusterError, ShardError
 from modelcompression.methods.lean import LeanDetector
 
 SIZE = 320
@@ -140,7 +140,6 @@ def test_a_relative_path_is_right_in_another_folder(exported, batch, tmp_path, m
     assert pickle.loads(packed)(batch).shape == (1, 84, 2100)
 
 
-@pytest.mark.skipif(joblib.cpu_count() < 2, reason="one core")
 def test_local_processes_change_no_bit(weights, demo, monkeypatch) -> None:
     detector = TorchDetector(weights, 1)
     expected = evaluate(detector, demo)
@@ -254,19 +253,37 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 
 
 @pytest.mark.parametrize(
-    ("dies", "says"),
-    [("all workers", "has no workers: start `dask worker"), ("the scheduler", "is gone: start it")],
+    ("who", "what", "says"),
+    [
+        ("workers", signal.SIGKILL, "has no workers: start `dask worker"),
+        ("scheduler", signal.SIGKILL, "does not answer: start it"),
+        ("scheduler", signal.SIGSTOP, "does not answer: start it"),
+    ],
 )
-def test_nobody_waits_for_a_cluster_that_is_gone(dies, says, demo, tmp_path, monkeypatch) -> None:
+def test_nobody_waits_for_a_cluster_that_is_gone(who, what, says, demo, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(shards, "PATIENCE", 1)
     with started_scheduler(tmp_path) as (process, address), started_workers(address, only="1") as workers:
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
-        doomed = process if dies == "the scheduler" else workers["only"]
-        killing = threading.Timer(2, doomed.kill)
-        killing.start()
+        end = partial({"scheduler": process, "workers": workers["only"]}[who].send_signal, what)
+        threading.Timer(2, end).start()
         with pytest.raises(ClusterError, match=says) as error:
             list(shards.spread(lambda detector, cut: time.sleep(600), None, demo.samples, int))
         assert address in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_worker_that_cannot_do_it_is_one_clear_line(demo, scheduler, workers, monkeypatch) -> None:
+    def work(detector: object, cut: object) -> None:
+        raise ImportError("no module\nof that name")
+
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", scheduler)
+    with pytest.raises(ClusterError, match=r"failed; is its commit.*ImportError: no module of that name$"):
+        list(shards.spread(work, None, demo.samples, int))
+
+
+def test_a_local_process_that_dies_is_one_clear_line(eager, demo, monkeypatch) -> None:
+    monkeypatch.setattr(shards, "_processes", lambda *_: 2)
+    with pytest.raises(ShardError, match="one of 2 processes died"):
+        list(shards.spread(lambda detector, cut: os._exit(1), eager, demo.samples, int))
 
 
 def test_images_that_kill_every_worker_are_not_given_to_more(demo, tmp_path, monkeypatch) -> None:

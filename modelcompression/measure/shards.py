@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
@@ -23,7 +25,7 @@ from ..detector import Detector, DetectorError
 from ..errors import ModelCompressionError
 from ..fetch import AssetError
 
-SHARD = 32  # images that a process takes at a time, and that are done again if it dies
+SHARD = 32  # images that a process takes at a time, and that are done again if a Dask worker dies
 WORTH_A_PROCESS = 500  # images: to start one takes as long as to evaluate a hundred
 PATIENCE = 10  # seconds until a scheduler or its workers count as missing
 T = TypeVar("T")
@@ -32,7 +34,11 @@ Work = Callable[[Detector, Cut], T]
 _one_at_a_time = threading.Lock()  # no detector is made for two threads; its own fill the cores
 
 
-class ClusterError(ModelCompressionError, RuntimeError):
+class ShardError(ModelCompressionError, RuntimeError):
+    """Photographs cannot be divided among processes or machines; the message says what to do."""
+
+
+class ClusterError(ShardError):
     """The Dask cluster that ``DASK_SCHEDULER_ADDRESS`` names cannot be used; the message says what to do."""
 
 
@@ -49,6 +55,7 @@ def spread(
 
     Raises:
         ClusterError: there is no such cluster, or it has lost its workers or its scheduler.
+        ShardError: a local process died.
         AssetError, DetectorError: a file is damaged, or is not there for a worker.
     """
     cuts = [samples[start : start + SHARD] for start in range(0, len(samples), SHARD)]
@@ -56,7 +63,13 @@ def spread(
         yield from _in_cluster(address, _travelling(work, detector, clean_up), cuts)
     elif (processes := _processes(detector, len(samples))) > 1:
         call = delayed(_travelling(work, detector, clean_up))
-        yield from Parallel(processes, return_as="generator", batch_size=1)(call(cut) for cut in cuts)
+        try:
+            yield from Parallel(processes, return_as="generator", batch_size=1)(call(cut) for cut in cuts)
+        except BrokenProcessPool:
+            raise ShardError(
+                f"one of {processes} processes died, perhaps for lack of memory: take more THREADS, "
+                "which makes fewer processes"
+            ) from None
     else:
         yield from (work(detector, cut) for cut in cuts)
 
@@ -69,7 +82,7 @@ def _processes(detector: Detector, images: int) -> int:
 def _in_cluster(address: str, call: Callable[[Cut], T], cuts: Sequence[Cut]) -> Iterator[T]:
     try:
         import dask
-        from distributed import CancelledError, Client, KilledWorker
+        from distributed import Client
     except ImportError:
         raise ClusterError(
             "DASK_SCHEDULER_ADDRESS is set, but Dask is not installed: pip install distributed, or unset it"
@@ -85,42 +98,69 @@ def _in_cluster(address: str, call: Callable[[Cut], T], cuts: Sequence[Cut]) -> 
     with client, heavy:
         _require_workers(client, address)
         for future in client.map(call, cuts, pure=False):
-            _wait(future, client, address)
-            try:
-                yield future.result()
-            except (AssetError, DetectorError) as error:
-                what = "on a worker, which needs the same files at the same path"
-                raise type(error)(f"{error} ({what})") from None
-            except KilledWorker as error:
-                raise ClusterError(
-                    f"{address}: one worker after another died over the same images, the last of them "
-                    f"{error.last_worker.address}: look at what it printed, and at its memory"
-                ) from None
-            except CancelledError:
-                raise _gone(address) from None
+            yield _received(future, client, address)
 
 
-def _wait(future: Any, client: Any, address: str) -> None:
+def _received(future: Any, client: Any, address: str) -> Any:
     """However long a shard takes, as long as there is somebody to compute it; Dask itself waits forever."""
+    from distributed import CancelledError, KilledWorker
+
     while True:
         try:
-            future.exception(timeout=PATIENCE)
-            return
-        except TimeoutError:
+            return future.result(timeout=PATIENCE)
+        except (OSError, CancelledError) as error:  # among them that it takes long
+            if future.status == "error":
+                raise _failed(error, address) from error
+            if not isinstance(error, TimeoutError):
+                raise _gone(address) from None
             _require_workers(client, address)
+        except (AssetError, DetectorError) as error:
+            what = "on a worker, which needs the same files at the same path"
+            raise type(error)(f"{error} ({what})") from None
+        except KilledWorker as error:
+            raise ClusterError(
+                f"{address}: one worker after another died over the same images, the last of them "
+                f"{error.last_worker.address}: look at what it printed, and at its memory"
+            ) from None
+        except Exception as error:
+            raise _failed(error, address) from error
 
 
 def _require_workers(client: Any, address: str) -> None:
+    """Wait a while for somebody who computes; a worker whose memory is full is paused by Dask."""
+    end = time.monotonic() + PATIENCE
+    while not any(map(_computes, workers := _workers(client, address))):
+        if time.monotonic() > end:
+            raise ClusterError(
+                f"the workers of {address} are paused: give them more memory"
+                if workers
+                else f"{address} has no workers: start `dask worker {address}`"
+            )
+        time.sleep(0.1)
+
+
+def _workers(client: Any, address: str) -> list[dict[str, Any]]:
+    if client.status != "running":
+        raise _gone(address)
     try:
-        client.wait_for_workers(1, timeout=PATIENCE)
-    except TimeoutError:
-        raise ClusterError(f"{address} has no workers: start `dask worker {address}`") from None
-    except OSError:
+        found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=PATIENCE)
+    except OSError:  # among them that it takes long
         raise _gone(address) from None
+    return list(found["workers"].values())
+
+
+def _computes(worker: dict[str, Any]) -> bool:
+    executing = worker["metrics"].get("task_counts", {}).get("executing", 0)
+    return worker["status"] == "running" or executing > 0
 
 
 def _gone(address: str) -> ClusterError:
-    return ClusterError(f"the scheduler at {address} is gone: start it, and this again")
+    return ClusterError(f"the scheduler at {address} does not answer: start it, and this again")
+
+
+def _failed(error: BaseException, address: str) -> ClusterError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return ClusterError(f"a worker of {address} failed; is its commit this one, are its packages? {reason}")
 
 
 def _travelling(work: Work[T], detector: Detector, clean_up: Callable[[], object]) -> Callable[[Cut], T]:
