@@ -51,7 +51,8 @@ def contradictions(root: Path, rows: pd.DataFrame) -> Iterator[str]:
         shown = headline(rows)
         yield from _campaign(shown)
         yield from _notebooks(root, shown)
-    yield from _notebooks(root, rows[rows["network"] != ""])
+    others = rows[rows["network"] != ""].sort_values("finished")  # a notebook shows one machine, the latest
+    yield from _notebooks(root, others.drop_duplicates("experiment", keep="last").sort_index())
     yield from _gallery(root, rows)
 
 

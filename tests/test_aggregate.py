@@ -1,5 +1,6 @@
 """results/aggregate.py: which runs count, what the tables say, and that nothing is half-written."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -477,6 +478,23 @@ def test_a_network_small_from_the_start_is_answered_and_enters_no_table(root) ->
     assert "NanoDet" not in "".join((root / path).read_text() for path in FIGURES.values())
     assert "NanoDet, int8" in (root / PAGE).read_text(encoding="utf8"), "the report has every row"
     with pytest.raises(ResultsError, match=r"smaller_network\.ipynb prints no row of NanoDet, float16"):
+        check(root)
+
+
+def test_a_notebook_shows_another_network_on_the_latest_machine_only(root) -> None:
+    nano = {"params.network": "NanoDet-Plus-m", "tags.homework": "hw5_export/smaller_network"}
+    here = run("NanoDet, int8", 2, size_mb=1.2, map50_95=0.3, speedup=4.0) | nano
+    there = run("NanoDet, int8", 1, size_mb=1.2, map50_95=0.3, speedup=5.0, cpu=AMD, isa="AVX2") | nano
+    regenerate(root, runs(run(BASELINE), here, there))
+    notebook = root / "hw5_export" / "smaller_network.ipynb"
+    notebook.parent.mkdir(exist_ok=True)
+    after, before = here["metrics.latency_ms"], here["metrics.baseline_latency_ms"]
+    line = f"NanoDet, int8: mAP50-95 0.3000, {before:.1f} → {after:.1f} ms (4.00×), 1.20 MB\n"
+    output = {"output_type": "stream", "name": "stdout", "text": [line]}
+    notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "outputs": [output], "source": []}]}))
+    check(root)
+    notebook.write_text(notebook.read_text().replace("0.3000", "0.3100"))
+    with pytest.raises(ResultsError, match="publish it again"):
         check(root)
 
 

@@ -125,6 +125,12 @@ def test_a_fine_grid_has_a_step_for_each_row_and_fits_into_int8(shape: tuple[int
     assert (np.abs(found - given).max(1) <= np.abs(given).max(1) / 220).all()
 
 
+def test_a_row_of_next_to_nothing_costs_no_bits_on_a_fine_grid() -> None:
+    fine = Grid.fine(np.array([[1e-10, -1e-10], [1e-30, 0], [0.5, 1.0]], np.float32))
+    assert np.abs(fine.symbols[:2]).max() <= 2 and np.abs(fine.exponents).max() < 480
+    assert np.abs(fine.symbols[2]).max() > 100
+
+
 def test_zeros_cost_no_more_than_a_bit_and_save_sixteen(tmp_path: Path) -> None:
     generator, model = np.random.default_rng(0), Tiny(256, 256)
     sizes = {}

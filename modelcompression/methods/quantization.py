@@ -45,7 +45,9 @@ def int8(
         subject: what the graph was made of.
     """
     size = graph.input(0).shape[2]
-    batches = [planes(subject.channels, letterbox(sample.path, size)[0]) for sample in images.samples]
+    photographs = nncf.Dataset(
+        images.samples, lambda sample: planes(subject.channels, letterbox(sample.path, size)[0])
+    )
     pattern = f"{float_end(subject)}|{also_float}" if also_float else float_end(subject)
     names = [op.get_friendly_name() for op in graph.get_ordered_ops() if op.get_type_name() != "Constant"]
     ranges = nncf.AdvancedQuantizationParameters(
@@ -55,9 +57,9 @@ def int8(
     with capture_output():  # a progress bar for each pass
         return nncf.quantize(
             graph,
-            nncf.Dataset(batches),
+            photographs,
             preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(batches),
+            subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=[name for name in names if re.search(pattern, name)]),
             advanced_parameters=ranges,
         )

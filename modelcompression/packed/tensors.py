@@ -12,6 +12,7 @@ from ..grid import nearest_exponents, step_sizes
 from .coding import Coder
 
 LARGEST_EXPONENT = 480  # 2^60: with the largest symbol still a finite float32
+NOTHING = 1e-8  # a row whose weights are all smaller becomes zeros, or nearly, and costs no bits
 FINE = 120  # the largest symbol, about: some room is left below int8's 127 for the rounding of the step
 
 
@@ -39,7 +40,8 @@ class Grid:
             largest: symbol of each step, about.
         """
         rows = 1 if values.ndim == 1 else len(values)
-        exponents = nearest_exponents(np.abs(values).reshape(rows, -1).max(1) / largest)
+        extremes = np.abs(values).reshape(rows, -1).max(1)
+        exponents = nearest_exponents(np.maximum(extremes, NOTHING) / largest)
         ones = cls(np.ones_like(values), exponents)
         return cls(np.rint(values / ones.values()).astype(int), exponents)
 
