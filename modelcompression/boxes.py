@@ -79,7 +79,7 @@ def draw_boxes(pixels: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
 def free_height(
     base: float, left: float, right: float, tall: float, taken: list[tuple[float, float, float]], most: float
 ) -> float:
-    """The nearest height, from ``base`` down to ``most``, at which a label hides no other; else ``base``.
+    """The first height from ``base`` down to ``most``, in label heights, where none is hidden; else ``base``.
 
     Args:
         base: of the label's lower edge; it grows downward, as all these numbers in pixels of the picture.

@@ -1,9 +1,9 @@
 """How does any runtime look the same? ``detector(batch)`` → raw head output.
 
-Three runtimes (PyTorch, ONNX Runtime, OpenVINO) behind one face: a float32 batch (N, 3, H, W), RGB,
-values in 0…1, goes in; the head's float32 output (N, 4 + classes, anchors) comes out, for YOLOv8n (N, 84,
-anchors): 4 box numbers (centre x, centre y, width, height in input pixels) and the class scores of each
-anchor. A detector that ``takes_pixels`` is given the uint8 pixels themselves, (N, H, W, 3).
+Three runtimes (PyTorch, ONNX Runtime, OpenVINO) behind one face: a float32 batch (N, channels, H, W),
+RGB or grey, values in 0…1, goes in; the head's float32 output (N, 4 + classes, anchors) comes out, for
+YOLOv8n (N, 84, anchors): 4 box numbers (centre x, centre y, width, height in input pixels) and the class
+scores of each anchor. A detector that ``takes_pixels`` is given the uint8 pixels themselves, (N, H, W, 3).
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def library(module: str) -> Any:
 def existing(path: Path | str) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise DetectorError(f"{path} does not exist: export the model first")
+        raise DetectorError(f"{path} does not exist: check the path, or export the model first")
     return path
 
 
@@ -315,7 +315,7 @@ def try_out(detector: Detector, name: str, shape: Sequence[int | None] = (None,)
     """One forward pass on grey pixels: a model of another shape is noticed here, not after hours.
 
     Args:
-        shape: the input shape (N, 3, H, W); None where the model leaves a dimension free.
+        shape: the input shape (N, channels, H, W); None where the model leaves a dimension free.
 
     Raises:
         DetectorError: the model does not take that input or does not give (N, 4 + classes, anchors) for it.

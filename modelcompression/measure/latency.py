@@ -70,7 +70,7 @@ def time_pairs(
     runtime's worker threads, which spin for a while after their work, have gone to sleep.
 
     Args:
-        batch: (N, 3, H, W) float32; or, for detectors that take their input differently, a pair of
+        batch: (N, channels, H, W) float32; or, for detectors that take their input differently, a pair of
             batches for each of several photographs (the baseline's, the variant's), used in turn.
         pairs: timed passes of each.
 

@@ -104,7 +104,7 @@ class Album:
         if channels not in (1, 3):
             raise HealingError(f"photographs have 3 channels or 1, the detector wants {channels}")
         self.size, self.device, self._seed, self._channels = size, torch.device(device), seed, channels
-        by_name = sorted(paths, key=lambda path: path.name)
+        by_name = sorted(paths, key=lambda path: (path.name, path))
         order = np.random.default_rng(0).permutation(len(by_name))
         count = min(HELD_OUT, len(order) // HELD_OUT_SHARE)
         self._held_out = [self._loaded(by_name[index]) for index in order[:count]]

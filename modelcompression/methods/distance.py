@@ -70,7 +70,7 @@ class Reference:
 
     Args:
         model: ultralytics' detection model in evaluation mode.
-        batches: (1, 3, H, W) float32 each.
+        batches: (1, channels, H, W) float32 each.
     """
 
     def __init__(self, model: nn.Module, batches: Iterable[np.ndarray]) -> None:

@@ -118,6 +118,7 @@ def heal(
     Raises:
         HealingError: no budget or two; the state is not readable or that of another student; the loss is not
             finite; teacher and student are not the same kind of detector.
+        ValueError: an input side is no multiple of the largest stride.
         OSError: the state cannot be written.
     """
     if (steps is None) == (minutes is None) or (steps or minutes or 0) <= 0:

@@ -148,7 +148,7 @@ class Patient:
         """One step of the optimiser; ``loss`` is that before it, in nats an image.
 
         Args:
-            images: (N, 3, size, size) float32 in 0…1.
+            images: (N, channels, size, size) float32 in 0…1.
             wanted: the teacher's answer on this student's anchors.
             share: of the largest rate, see :func:`.healing.schedule`.
 

@@ -54,7 +54,7 @@ def static_int8(
 
     Args:
         source: of :func:`prepared_for_qdq`, its input named ``images``.
-        batches: (1, 3, H, W) float32 each, calibrated on.
+        batches: (1, channels, H, W) float32 each, calibrated on.
         excluded: names of nodes that stay in float.
         signed: activations as signed integers, too (S8S8), instead of unsigned ones (U8S8).
         overrides: of :func:`ranges_from`.

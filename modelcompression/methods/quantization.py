@@ -38,7 +38,7 @@ def int8(
     An activation's range is the median over the photographs of their extremes.
 
     Args:
-        graph: a float YOLOv8 in OpenVINO's format with a fixed input of (1, 3, height, width), square.
+        graph: a float detector in OpenVINO's format with a fixed input of (1, channels, side, side).
         images: calibrated on, letterboxed to the graph's input.
         also_float: operations whose names match this regular expression stay in float, too.
         bias_correction: False if the weights are on their grid already and lose nothing more.

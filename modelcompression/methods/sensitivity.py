@@ -67,9 +67,9 @@ def collect(
     """Statistics of every convolution from calibration images; not of depthwise ones, which have few weights.
 
     Args:
-        model: YOLOv8 in evaluation mode, BatchNorm folded, fresh from :func:`.detector.load_yolo`: in
+        model: a detector in evaluation mode, BatchNorm folded, fresh from :func:`.detector.load_yolo`: in
             inference mode, ultralytics' head caches tensors that cannot be differentiated.
-        batches: (N, 3, H, W) float32 each.
+        batches: (N, channels, H, W) float32 each.
         positions: of each feature map at most so many random positions are used.
         seed: of the probes and positions.
 
