@@ -180,6 +180,21 @@ def test_detections_in_a_crowd_count_neither_way() -> None:
     assert accuracy.inside_crowd(found, image).tolist() == [True, False, False]
 
 
+def test_an_evaluation_leaves_out_what_a_crowd_hides(eager, demo) -> None:
+    whole = ImageSet("x", demo.samples[:1])
+    (found,) = accuracy.evaluate(eager, whole, 320, progress=False).detections
+    crowded, *_ = np.unique(found[:, 5])
+    (first,) = whole.samples
+    alone = dataclasses.replace(
+        first,
+        boxes=np.zeros((0, 4)), classes=np.zeros(0, int), areas=np.zeros(0),
+        crowd=np.array([[crowded, 0, 0, first.width, first.height]]),
+    )  # fmt: skip
+    (left,) = accuracy.evaluate(eager, ImageSet("x", (alone,)), 320, progress=False).detections
+    np.testing.assert_array_equal(left, found[found[:, 5] != crowded])
+    assert 0 < len(left) < len(found)
+
+
 @pytest.mark.parametrize("size", [64, 320, 640])
 def test_boxes_come_back_from_the_letterbox(demo, size: int) -> None:
     for image in demo.samples:
