@@ -143,9 +143,9 @@ def test_cocoeval_judges_the_classes_of_any_data_set() -> None:
     assert judged["map50_95"] == pytest.approx(0.5) and judged["large"] == -1
 
 
-def test_what_was_found_keeps_the_names_of_its_classes() -> None:
+def test_what_was_surely_found_keeps_the_names_of_its_classes() -> None:
     images = ImageSet("own", (sample([[0, 0, 40, 40]], [1]),), ("cat", "dog"))
-    found = np.array([[0, 0, 40, 40, 0.9, 1]], np.float32)
+    found = np.array([[0, 0, 40, 40, 0.9, 1], [50, 50, 90, 90, 0.2, 0]], np.float32)
     truth = as_truth(Evaluation(images, [found], [match(found, images.samples[0])], [np.array([1])]))
     assert truth.names == images.names and truth.samples[0].classes.tolist() == [1]
 
