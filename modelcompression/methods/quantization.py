@@ -26,6 +26,13 @@ def float_end(subject: Subject = YOLOV8N) -> str:
     return rf"^/model\.{subject.head}/(?!(?:one2one_)?cv[23])|^output0$"
 
 
+def float_scope(graph: openvino.Model, subject: Subject = YOLOV8N, also_float: str = "") -> nncf.IgnoredScope:
+    """What stays in float in a graph: the operations of `float_end`, and others by a regular expression."""
+    pattern = f"{float_end(subject)}|{also_float}" if also_float else float_end(subject)
+    names = [op.get_friendly_name() for op in graph.get_ordered_ops() if op.get_type_name() != "Constant"]
+    return nncf.IgnoredScope(names=[name for name in names if re.search(pattern, name)])
+
+
 def int8(
     graph: openvino.Model,
     images: ImageSet,
@@ -48,8 +55,6 @@ def int8(
     photographs = nncf.Dataset(
         images.samples, lambda sample: planes(subject.channels, letterbox(sample.path, size)[0])
     )
-    pattern = f"{float_end(subject)}|{also_float}" if also_float else float_end(subject)
-    names = [op.get_friendly_name() for op in graph.get_ordered_ops() if op.get_type_name() != "Constant"]
     ranges = nncf.AdvancedQuantizationParameters(
         disable_bias_correction=not bias_correction,
         activations_range_estimator_params=RangeEstimatorParametersSet.MEDIAN_MINMAX,
@@ -60,6 +65,6 @@ def int8(
             photographs,
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(names=[name for name in names if re.search(pattern, name)]),
+            ignored_scope=float_scope(graph, subject, also_float),
             advanced_parameters=ranges,
         )
