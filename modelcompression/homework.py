@@ -61,7 +61,7 @@ class Homework:
             ``hw5_export/fastest``.
         smoke: a handful of images and few repetitions through the same code; such runs are tagged and
             never enter a table.
-        n_images: images of val2017 to report on; None: the 281 listed ones.
+        n_images: to report on; with ``data``, of each set. None: the 281 listed of val2017, or up to 200.
         threads: threads of every runtime.
         login: sign in to DagsHub in the browser first, see ``tracking.login``.
         weights: the ``.pt`` file of a detector of one's own; None or empty: YOLOv8n. Its rows are kept apart

@@ -43,6 +43,8 @@ CAPTIONS = {
         "passes and from JPEG to boxes:",
         "confirmed": "Every number of this table is confirmed: on {images} images of COCO val2017, from the "
         "shipped file, and in five fresh processes (`make confirm`).",
+        "units": "Δ is the relative change of accuracy (mAP50-95); brackets hold 95 % intervals. *Lost at "
+        "most* is 95 % certain. [How to read the tables](docs/tables.md).",
         "unconfirmed": "None of this is confirmed yet: the bounds are those of {images} images, the speeds "
         "those of one process. `make confirm` looks again, at 1000 images and in fresh processes.",
         "goal": "Goal",
@@ -62,11 +64,11 @@ CAPTIONS = {
         "estimate; *nothing lost* is a bound of 1 %.",
         "trust": "**Can I trust it?** The tables below are measured on {images} images of COCO val2017 that "
         "nothing was calibrated or tuned on. Each model is compared with the original on the same images; "
-        "square brackets hold 95 % intervals, for accuracy by resampling those images, for speed by "
-        "resampling pairs timed in alternation. A loss is within the noise if its interval reaches 0: so it "
-        "is for {same} of {count} models. A typical interval is ±{half} %; losses smaller than that stay "
-        "unseen, and the best of many is a little flattered: hence the confirmation. "
-        "[Tests](tests/test_accuracy.py) hold the metrics against ultralytics' own validation and COCOeval.",
+        "intervals come from resampling these, for speed from pairs timed in alternation. A loss is within "
+        "the noise if its interval reaches 0: so it is for {same} of {count} models. A typical interval is "
+        "±{half} %; losses smaller than that stay unseen, and the best of many is a little flattered: hence "
+        "the confirmation. [Tests](tests/test_accuracy.py) hold the metrics against ultralytics' own "
+        "validation and COCOeval.",
         "gallery": "What the original, the smallest and the fastest model see (loss ≤ 3 %), each named above "
         "its column: only what differs from the original is labelled",
         "more": "[results/report.html](results/report.html) has every column of every run, to sort and to "
@@ -111,6 +113,8 @@ CAPTIONS = {
         "и от JPEG до рамок:",
         "confirmed": "Каждое число этой таблицы подтверждено: на изображениях COCO val2017 ({images}), по "
         "отправляемому файлу и в пяти новых процессах (`make confirm`).",
+        "units": "Δ – относительное изменение точности (mAP50-95); в скобках – интервалы 95 %. "
+        "*Теряется не более* – с уверенностью 95 %. [Как читать таблицы](docs/tables.ru.md).",
         "unconfirmed": "Здесь ещё ничего не подтверждено: границы – по изображениям ({images}), скорости – "
         "по одному процессу. `make confirm` проверяет ещё раз, на 1000 изображений и в новых процессах.",
         "goal": "Цель",
@@ -130,12 +134,11 @@ CAPTIONS = {
         "95 %), а не по оценке; *без потерь* – граница 1 %.",
         "trust": "**Можно ли этому верить?** Таблицы ниже измерены на изображениях COCO val2017 ({images}), "
         "на которых ничего не калибровалось и не настраивалось. Каждая модель сравнивается с исходной на "
-        "одних и тех же изображениях; в квадратных скобках – интервалы 95 %, для точности – по выборкам из "
-        "этих изображений, для скорости – по выборкам из пар, измеренных попеременно. Потеря в пределах "
-        "шума, если её интервал доходит до 0: так у {same} моделей из {count}. Обычный интервал – ±{half} %; "
-        "меньшие потери остаются незамеченными, а лучшая из многих моделей немного приукрашена: поэтому и "
-        "нужно подтверждение. [Тесты](tests/test_accuracy.py) сверяют метрики с собственной валидацией "
-        "ultralytics и с COCOeval.",
+        "одних и тех же изображениях; интервалы получены по выборкам из них, для скорости – из пар, "
+        "измеренных попеременно. Потеря в пределах шума, если её интервал доходит до 0: так у {same} моделей "
+        "из {count}. Обычный интервал – ±{half} %; меньшие потери остаются незамеченными, а лучшая из многих "
+        "моделей немного приукрашена: поэтому и нужно подтверждение. [Тесты](tests/test_accuracy.py) сверяют "
+        "метрики с собственной валидацией ultralytics и с COCOeval.",
         "gallery": "Что видят исходная, наименьшая и самая быстрая модели (потеря ≤ 3 %), каждая названа над "
         "своим столбцом; подписано только то, что отличается от исходной",
         "more": "В [results/report.html](results/report.html) – все столбцы всех запусков, с сортировкой и "
@@ -193,7 +196,7 @@ def answer(rows: pd.DataFrame, readme: str) -> str:
     looked_at = shown.loc[known, CONFIRMED_IMAGES].min() if known.any() else _images(shown)
     how = say["confirmed" if known.any() else "unconfirmed"].format(images=f"{looked_at:.0f}")
     gain = say["gain"].format(**machine_of(machines(rows)[0]))
-    return "\n" + "\n\n".join([gain, _goal_table(shown, say, ANSWERS, True), how]) + "\n"
+    return "\n" + "\n\n".join([gain, _goal_table(shown, say, ANSWERS, True), say["units"], how]) + "\n"
 
 
 def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
