@@ -65,7 +65,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def instead(baseline, variant, photographs, view, pairs) -> Times:
         timed.append(variant.runtime)
         ratio = 1 + len(timed) / 10
-        return Times(np.full((pairs, 2), (20 * ratio, 20)), np.full((pairs, 2), (30 * ratio, 30)))
+        return Times(np.full((pairs, 2), (20 * ratio, 20)), np.full((pairs, 2), (30 * ratio + 30, 60)))
 
     monkeypatch.setattr(confirming, "time_in_fresh_process", instead)
     return timed
@@ -119,8 +119,11 @@ def test_a_killed_confirmation_goes_on_where_it_was(exported, quick, monkeypatch
     monkeypatch.setattr(confirming, "evaluate", watched)
     with monkeypatch.context() as patch:
         patch.setattr(confirming, "SMOKE_PROCESSES", 1)
-        confirm(["First"], smoke=True)
+        (found,) = confirm(["First"], smoke=True)
         assert len(quick) == 1
+    assert (found.speedup.value, found.pipeline_speedup.value) == pytest.approx((1.1, 1.05))
+    times = found.baseline_latency_ms, found.latency_ms, found.baseline_pipeline_ms, found.pipeline_ms
+    assert times == pytest.approx((22, 20, 63, 60))
     seen.clear(), quick.clear()
     with monkeypatch.context() as patch:
         instead = confirming.time_in_fresh_process
