@@ -188,7 +188,9 @@ def confirm(models: tuple[str, ...], images: int, smoke: bool, target: Path | No
               help="Write pictures and videos with boxes into this folder.")  # fmt: skip
 @click.option("--json", "lines", is_flag=True, help="A line of JSON for each picture.")
 @click.option("--confidence", type=float, default=0.25, show_default=True, help="Leave out boxes below.")
-@click.option("--size", type=int, default=None, help="Long side of the input, pixels.  [as packed, or 640]")
+@click.option(
+    "--size", type=int, default=None, help="Long side of the input, pixels.  [as packed or trained]"
+)
 @click.option("--square", is_flag=True, help="Pad photographs to squares instead of rectangles.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads of the runtime.  [all cores]")
 def detect(

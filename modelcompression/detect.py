@@ -25,12 +25,10 @@ from .frames import photograph
 from .images import fit, prepared, to_original
 from .packed.container import opened
 from .packed.graphs import unpacked_graph
-from .subject import Subject, class_names
+from .subject import YOLOV8N, Subject, class_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-SIZE, SMALLEST_STRIDE = 640, 32
 
 
 class Model:
@@ -41,8 +39,8 @@ class Model:
             with an OpenVINO graph that came by way of ONNX and its ``metadata.yaml``; None: the fastest of
             ``models/``.
         confidence: boxes with less are left out; 0…1.
-        size: long side of the network's input in pixels, a multiple of its largest stride (32); None: that
-            of the file's INT8 graph, or 640.
+        size: long side of the network's input in pixels, a multiple of its largest stride (of 32 at least);
+            None: that of the file's INT8 graph, or else that of its training.
         threads: None: one for each core that this process may use.
         square: pad photographs to squares instead of rectangles, for models that detect better so.
 
@@ -63,13 +61,13 @@ class Model:
         if not 0 < confidence < 1:
             raise DetectorError(f"confidence must be between 0 and 1, not {confidence}")
         if size is not None:
-            _check_size(size, SMALLEST_STRIDE)
+            _check_size(size, YOLOV8N.multiple)  # of other networks it is no smaller
         self.path = Path(model) if model and Path(model).is_dir() else model_file(model)
         self.confidence, self._square = confidence, square
         self.detector, own = _loaded(self.path, _cores() if threads is None else threads)
         self.names = self.detector.subject.names or tuple(class_names().values())
-        self.size, self._stride = own if size is None else size, max(self.detector.subject.strides)
-        _check_size(self.size, self._stride)
+        self.size = own if size is None else size
+        _check_size(self.size, self.detector.subject.multiple)
 
     def __call__(self, picture: str | Path | np.ndarray) -> list[Box]:
         """What is in a photograph.
@@ -84,7 +82,7 @@ class Model:
             PictureError: the file is not there, or no photograph.
         """
         pixels = _pixels(picture)
-        small, scale, offset = fit(pixels, self.size, self._square, max(32, self._stride))
+        small, scale, offset = fit(pixels, self.size, self._square, self.detector.subject.multiple)
         rows = self.detector(prepared(self.detector, small))[0].T
         found = best_boxes(rows, self.confidence, self.detector.subject.nms_iou(NMS_IOU))
         corners = to_original(found[:, :4], scale, offset)
@@ -120,7 +118,7 @@ def _loaded(path: Path, threads: int) -> tuple[Detector, int]:
     from .packed import checkpoint
 
     model = checkpoint.load(path).model
-    return TorchDetector(model, threads, subject=Subject.of(model)), SIZE
+    return TorchDetector(model, threads, subject=Subject.of(model)), model.args["imgsz"]
 
 
 def _described(file: Path) -> tuple[tuple[str, ...], bool]:
@@ -136,9 +134,9 @@ def _described(file: Path) -> tuple[tuple[str, ...], bool]:
         ) from None
 
 
-def _check_size(size: int, stride: int) -> None:
-    if size < stride or size % stride:
-        raise DetectorError(f"the input size must be a multiple of {stride}, not {size}")
+def _check_size(size: int, multiple: int) -> None:
+    if size < multiple or size % multiple:
+        raise DetectorError(f"the input size must be a multiple of {multiple}, not {size}")
 
 
 class _Lean:

@@ -84,7 +84,7 @@ def seen(
     """
     if detector.subject.stretches:
         return stretch(_decoded(path), size)
-    return letterbox(path, size, square, max(32, *detector.subject.strides))
+    return letterbox(path, size, square, detector.subject.multiple)
 
 
 def to_batch(*images: np.ndarray) -> np.ndarray:

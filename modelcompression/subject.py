@@ -67,6 +67,14 @@ class Subject:
             end2end=bool(head.end2end),
         )
 
+    @property
+    def multiple(self) -> int:
+        """Pixels that both sides of an input are multiples of: the largest stride, and 32 at least.
+
+        Ultralytics' own rectangles are never finer than 32, even for a head whose largest stride is 16.
+        """
+        return max(32, *self.strides)
+
     def nms_iou(self, usual: float) -> float:
         """From which IoU boxes suppress each other: 1, that is never, if the head has done so."""
         return 1.0 if self.end2end else usual

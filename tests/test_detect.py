@@ -1,5 +1,6 @@
 """From a photograph to boxes: the same boxes as ultralytics', no library too many, bad input in one line."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -89,6 +90,15 @@ def test_without_an_int8_graph_it_runs_under_pytorch(eager, folder: Path, tmp_pa
     assert len(found) == len(expected) > 1
     left = (expected[:, 0] - offset[0]) / scale
     assert np.allclose([box.x1 for box in found], np.maximum(left, 0), atol=0.5)
+
+
+def test_without_a_graph_it_sees_what_it_was_trained_for(eager, folder: Path, tmp_path: Path) -> None:
+    model = copy.deepcopy(eager.model)
+    model.args = model.args | {"imgsz": 200}
+    trained = Model(checkpoint.save(tmp_path / "small.mcpk", model, {}), threads=THREADS)
+    assert trained.size == 224
+    asked = Model(trained.path, size=224, threads=THREADS)
+    assert trained(folder / "zidane.jpg") == asked(folder / "zidane.jpg") != []
 
 
 def test_neither_pytorch_nor_ultralytics_nor_the_network_is_needed(packed_int8: Path, folder: Path) -> None:

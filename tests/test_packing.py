@@ -227,6 +227,8 @@ def test_forged_architectures_are_refused_or_are_a_detector(tmp_path: Path) -> N
         (lambda h: h["architecture"].update(width=1e9), "width"),
         (lambda h: h["architecture"].update(depth=float("nan")), "damaged|depth"),
         (lambda h: h["architecture"].update(channels=0), "channels"),
+        (lambda h: h["architecture"].update(size=10**6), "pixels"),
+        (lambda h: h["architecture"].update(size="640"), "pixels"),
         (lambda h: h["architecture"].update(names=[]), "class names"),
         (lambda h: h["architecture"].update(names=[1, 2]), "class name"),
         (lambda h: h["architecture"]["layers"][0].__setitem__(2, "Segment"), "not on the list"),
@@ -520,6 +522,18 @@ def test_what_is_loaded_computes_what_was_saved(wish: str, tmp_path: Path, monke
         assert torch.allclose(loaded.model(image)[0], halved(image)[0], rtol=1e-3, atol=1e-3)
     assert loaded.names == model.names and loaded.model.end2end == model.end2end
     assert Conv.default_act is not ARCHITECTURES[wish].get("activation")
+
+
+@pytest.mark.parametrize(("trained", "kept"), [(640, None), (100, 128), ([96, 160], 160)])
+def test_a_file_knows_for_which_size_it_was_trained(trained, kept: int | None, tmp_path: Path) -> None:
+    """Rounded up to what its strides ask for; ultralytics' own size takes no byte."""
+    model = smallest()
+    model.args = {"imgsz": trained}
+    path = checkpoint.save(tmp_path / "x.mcpk", model, {})
+    assert header_of(path.read_bytes())["architecture"].get("size") == kept
+    loaded = checkpoint.load(path)
+    assert loaded.overrides["imgsz"] == loaded.model.args["imgsz"] == (kept or 640), "what predict takes"
+    assert checkpoint.save(tmp_path / "y.mcpk", loaded.model, {}).read_bytes() == path.read_bytes()
 
 
 TRAP = """

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ..subject import class_names
+from ..subject import Subject, class_names
 from .tensors import PackedCheckpointError, require
 
 if TYPE_CHECKING:
@@ -40,11 +40,13 @@ ACTIVATIONS = {
 }
 SCALES = ("", "n", "t", "s", "m", "b", "c", "l", "e", "x")
 MOST_LAYERS, MOST_REPEATS, MOST_CLASSES, MOST_INPUTS = 128, 64, 10_000, 64
-LARGEST_WIDTH, LARGEST_ARGUMENT = 8192, 64
+LARGEST_WIDTH, LARGEST_ARGUMENT, LARGEST_SIZE = 8192, 64, 8192
 MOST_CLASS_WIDTH = 100  # ultralytics: max(channels of the first map, min(classes, 100))
 MOST_WEIGHTS = 2**27  # twice YOLOv8x
 LARGEST_MAP = 2**25  # elements of one feature map of an image of PROBE² pixels
 PROBE = 256
+USUAL_SIZE = 640  # ultralytics' own
+OPTIONAL = {"class_width", "size"}  # left out of a file where they are None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Architecture:
     names: of the classes, by index.
     class_width: channels of the head's class branch, where they are more than its number of classes asks for:
         a fine-tune keeps those of the model that it started from. None: as the number of classes asks.
+    size: side in pixels of the square that it was trained for. None: 640.
     """
 
     layers: list[list[Any]]
@@ -75,6 +78,7 @@ class Architecture:
     channels: int
     names: list[str]
     class_width: int | None = None
+    size: int | None = None
 
     @classmethod
     def checked(cls, data: Any) -> Architecture:
@@ -85,7 +89,7 @@ class Architecture:
         """
         require(isinstance(data, dict), "the architecture is no object")
         known = set(cls.__dataclass_fields__)
-        require(known - {"class_width"} <= set(data) <= known, "the architecture has other keys")
+        require(known - OPTIONAL <= set(data) <= known, "the architecture has other keys")
         found = cls(**data)
         found._check_numbers()
         for index, layer in enumerate(_listed(found.layers, MOST_LAYERS, "layers")):
@@ -106,6 +110,8 @@ class Architecture:
         require(
             width is None or _whole(width, 1, MOST_CLASS_WIDTH), f"a class branch of {width!r:.20} channels"
         )
+        size = self.size
+        require(size is None or _whole(size, 32, LARGEST_SIZE), f"an input of {size!r:.20} pixels")
         require(isinstance(self.end2end, bool), f"end2end of {self.end2end!r:.20}")
         require(_whole(self.channels, 1, MOST_INPUTS), f"an input of {self.channels!r:.20} channels")
         kind, *numbers = _listed(self.activation, 2, "parts of the activation")
@@ -114,8 +120,8 @@ class Architecture:
         require(known, f"an activation that is not on the list: {self.activation!r:.50}")
 
     def data(self) -> dict[str, Any]:
-        """The same as JSON has it; without ``class_width`` where there is none."""
-        return {key: value for key, value in asdict(self).items() if (key, value) != ("class_width", None)}
+        """The same as JSON has it; without what is optional and None."""
+        return {k: value for k, value in asdict(self).items() if value is not None or k not in OPTIONAL}
 
     def description(self) -> dict[str, Any]:
         """The same as ultralytics' ``model.yaml`` has it; its activation is left out, see :func:`build`."""
@@ -205,7 +211,7 @@ def architecture_of(model: nn.Module) -> Architecture:
             "layers": rows, "depth": depth, "width": width, "max_channels": widest, "scale": scale,
             "activation": _activation_of(model), "reg_max": head.reg_max, "end2end": bool(head.end2end),
             "channels": int(given.get("channels", given.get("ch", 3))), "names": [str(n) for n in names],
-            "class_width": _class_width(head),
+            "class_width": _class_width(head), "size": _trained_size(model),
         }
     )  # fmt: skip
 
@@ -221,6 +227,14 @@ def _class_width(head: nn.Module) -> int | None:
     width = _branches(head, "cv3")[0][-1].in_channels
     usual = max(_branches(head, "cv2")[0][0].conv.in_channels, min(head.nc, MOST_CLASS_WIDTH))
     return width if width > usual else None
+
+
+def _trained_size(model: nn.Module) -> int | None:
+    """What training has noted, rounded up to what the strides ask for; None for ultralytics' own size."""
+    asked = getattr(model, "args", {}).get("imgsz", USUAL_SIZE)
+    multiple = Subject.of(model).multiple
+    size = -(-int(max(asked) if isinstance(asked, list | tuple) else asked) // multiple) * multiple
+    return None if size == USUAL_SIZE else size
 
 
 def _exchange_classes(head: nn.Module, classes: int) -> None:
@@ -258,7 +272,7 @@ def build(architecture: Architecture) -> DetectionModel:
     model = DetectionModel.__new__(DetectionModel)
     torch.nn.Module.__init__(model)
     model.yaml, model.inplace = architecture.description(), True
-    model.names = dict(enumerate(architecture.names))
+    model.names, model.args = dict(enumerate(architecture.names)), {"imgsz": architecture.size or USUAL_SIZE}
     try:
         with torch.device("meta"), _default_activation(architecture.activation):
             classes = len(architecture.names)

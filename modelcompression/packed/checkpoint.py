@@ -192,20 +192,23 @@ def _as_yolo(model: torch.nn.Module, name: str) -> YOLO:
         def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
             self.cfg = self.model_name = cfg
             self.task, self.model = "detect", model
-            self.overrides = {"model": cfg, "task": "detect"}
+            self.overrides = {"model": cfg, "task": "detect", **trained}
 
+    trained = {"imgsz": model.args["imgsz"]} if "imgsz" in getattr(model, "args", {}) else {}
     model.yaml["yaml_file"] = name
-    model.args, model.task = {**DEFAULT_CFG_DICT, "model": name, "task": "detect"}, "detect"
+    model.args, model.task = {**DEFAULT_CFG_DICT, "model": name, "task": "detect", **trained}, "detect"
     return YOLO(Assembled("packed.yaml", task="detect"))
 
 
-def to_openvino(path: Path | str, folder: Path | str, precision: str = "int8", size: int = 640) -> Path:
+def to_openvino(
+    path: Path | str, folder: Path | str, precision: str = "int8", size: int | None = None
+) -> Path:
     """Unpack for OpenVINO: write ``.xml`` and ``.bin`` into ``folder``, return the path of the ``.xml``.
 
     Args:
         precision: ``int8`` takes the graph out of the file and needs neither PyTorch nor an image; ``f32``
             and ``f16`` export the loaded model, with weights stored in that format.
-        size: of the square input of that export, in pixels.
+        size: of the square input of that export, in pixels; None: what it was trained for.
 
     Raises:
         PackedCheckpointError: as :func:`load`, or the file holds no INT8 graph.
@@ -213,7 +216,9 @@ def to_openvino(path: Path | str, folder: Path | str, precision: str = "int8", s
     require(precision in ("int8", "f32", "f16"), f"precision must be int8, f32 or f16, not {precision!r:.20}")
     folder = Path(folder)
     if precision != "int8":
-        return export(load(path).model, folder / f"{Path(path).stem}.xml", size, precision == "f16")
+        model = load(path).model
+        size = size or model.args["imgsz"]
+        return export(model, folder / f"{Path(path).stem}.xml", size, precision == "f16")
     xml, weights = unpacked_graph(path)
     file = folder / f"{Path(path).stem}.xml"
     files.replace({file.with_suffix(".bin"): weights, file: xml})

@@ -14,7 +14,8 @@ The header is an object with the keys
 
 * ``architecture``: an object with the fields of :class:`.architecture.Architecture`: the network's layers
   with BatchNorm folded, its input channels and class names. Layer types and activations are names from that
-  module's lists, everything else is data; ``class_width`` is left out where it is null;
+  module's lists, everything else is data; ``class_width`` and ``size`` are left out
+  where they are null;
 * ``tensors``: in order, ``[name, kind, shape, lengths of its sections in bytes]``, the name being that of the
   PyTorch parameter, the kind one of
 
