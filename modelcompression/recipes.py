@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,37 @@ ATTEMPTS = (
 )
 
 
+def on_grids(
+    model: torch.nn.Module,
+    statistics: Mapping[str, sensitivity.Statistics],
+    factors: Mapping[str, sensitivity.Factor],
+    scale: float,
+    power: float = POWER,
+    thrift: float = THRIFT,
+) -> dict[str, Grid]:
+    """The weights of all convolutions on grids, as homework 4 explains it; by parameter name.
+
+    Args:
+        model: a detection model of ultralytics', BatchNorm folded.
+        statistics, factors: of :mod:`.sensitivity`; a layer without (a depthwise convolution) gets about
+            eight bits a weight.
+        scale, power: of the steps, see :func:`.clustering.sensitivity_exponents`; a larger scale makes a
+            smaller file.
+        thrift: see :func:`.clustering.round_for_bytes`.
+    """
+    steps = clustering.sensitivity_exponents(statistics, factors, scale, power)
+    found = {}
+    for name, layer in convolutions(model).items():
+        weight = layer.weight.detach()
+        if name in statistics:
+            of_layer = statistics[name].hessian, factors[name], steps[name]
+            symbols = clustering.round_for_bytes(weight.flatten(1), *of_layer, thrift)
+            found[f"{name}.weight"] = Grid(symbols.reshape(weight.shape), steps[name])
+        else:
+            found[f"{name}.weight"] = Grid.fine(weight.numpy())
+    return found
+
+
 class Rounder:
     """Second-order rounding onto grids (:mod:`.methods.rounding`); statistics are collected when needed.
 
@@ -50,21 +81,10 @@ class Rounder:
         """A packed checkpoint whose steps are ``scale`` times those of :func:`.sensitivity_exponents`."""
         self.collect()
         statistics, factors = ({name: both[i] for name, both in self._found.items()} for i in (0, 1))
-        exponents = clustering.sensitivity_exponents(statistics, factors, scale, POWER)
-        tensors = {}
-        for name, module in convolutions(self.model).items():
-            weight = module.weight.detach()
-            if name in exponents:
-                found, factor = self._found[name]
-                rounded = clustering.round_for_bytes(
-                    weight.flatten(1), found.hessian, factor, exponents[name], THRIFT
-                )
-                tensors[f"{name}.weight"] = Grid(rounded.reshape(weight.shape), exponents[name])
-            else:
-                tensors[f"{name}.weight"] = Grid.fine(weight.numpy())
-            if module.bias is not None:
-                tensors[f"{name}.bias"] = Grid.fine(module.bias.detach().numpy())
-        return checkpoint.save(file, self.model, tensors)
+        weights = on_grids(self.model, statistics, factors, scale)
+        biases = {f"{name}.bias": module.bias for name, module in convolutions(self.model).items()}
+        fine = {name: Grid.fine(x.detach().numpy()) for name, x in biases.items() if x is not None}
+        return checkpoint.save(file, self.model, weights | fine)
 
     @property
     def has_statistics(self) -> bool:

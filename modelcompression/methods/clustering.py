@@ -124,6 +124,11 @@ def sensitivity_exponents(
     return {name: nearest_exponents(scale * (s / mean).numpy() ** -power) for name, s in found.items()}
 
 
+def first_scale(bits: float) -> float:
+    """About the scale of the steps with which a file takes so many bits a weight, as YOLOv8n's does."""
+    return FIRST_SCALE * 2 ** (DOUBLINGS * (FIRST_BITS - bits))
+
+
 def scale_for(bits: float, bits_at: Callable[[float], float], tries: int = 8) -> float:
     """The scale of the steps with which a file takes the wished number of bits a weight, or up to 1 % less.
 
@@ -138,7 +143,7 @@ def scale_for(bits: float, bits_at: Callable[[float], float], tries: int = 8) ->
     Returns:
         the first scale that fits, or else the one tried whose file comes nearest.
     """
-    scale, doublings, before = FIRST_SCALE * 2 ** (DOUBLINGS * (FIRST_BITS - bits)), DOUBLINGS, None
+    scale, doublings, before = first_scale(bits), DOUBLINGS, None
     missed: dict[float, float] = {}
     for _ in range(tries):
         found = bits_at(scale)
