@@ -31,8 +31,8 @@ class Card:
         sha256, size: of the file; bytes.
         licence: as SPDX writes it.
         made: how the file was made: commit, device, photographs, steps, minutes; the keys are words.
-        rows: the rows of ``results/results.csv`` that were measured with this very file, the one that a user
-            gets by default last; numbers as fractions, megabytes and milliseconds, or None.
+        rows: the rows of ``results/results.csv`` that were measured with this very file, the fastest of
+            the usual size last; numbers as fractions, megabytes and milliseconds, or None.
         confirmed: what ``modelcompression confirm`` found out about the file itself, under names that begin
             with ``confirmed_``, and on which CPU and commit; empty before.
     """
@@ -48,7 +48,7 @@ class Card:
 
     @property
     def default(self) -> dict[str, Any]:
-        """What describes the model as ``detect`` runs it; empty if nothing was measured yet."""
+        """What a table says of the model: its last row, and what was confirmed; empty before any run."""
         return {**(self.rows[-1] if self.rows else {}), **self.confirmed}
 
     @property

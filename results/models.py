@@ -199,7 +199,7 @@ def _what(file: Path) -> str:
 
 
 def _rows_as_data(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row an experiment; last the one that is as ``detect`` runs the file: fastest, of the usual size."""
+    """One row an experiment; last the fastest of the usual size, which the table of all models shows."""
     if rows.empty:
         return []
     shown = headline(rows)
@@ -266,7 +266,7 @@ def _measured_table(card: Card) -> list[str]:
 def _measured_line(row: dict[str, Any]) -> str:
     cells = [
         row["experiment"], interval_of(row, "map50_95_delta", 100, "+.1f"), bound_of(row),
-        interval_of(row, "speedup", 1, ".2f"), f"{row.get('confirmed_images') or row['images']:.0f}",
+        interval_of(row, "speedup", 1, ".2f"), _photographs(row),
         f"{row['cpu']} ({row['isa']}), threads: {row['threads']}", row["run_id"][:8], row["git_commit"],
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
@@ -287,21 +287,35 @@ def bound_of(row: dict[str, Any]) -> str:
     return "–" if bound is None else f"{100 * bound:.1f}"
 
 
+def _photographs(row: dict[str, Any]) -> str:
+    """How many the loss was measured on."""
+    count = row.get("confirmed_images") or row.get("images")
+    return f"{count:.0f}" if count else "–"
+
+
+def _shapes(cards: list[Card]) -> str:
+    """On which inputs times were taken; ``confirm`` shows rectangles to a file that has no run."""
+    padded = [c.name for c in cards if c.confirmed or "rectangles" in c.default.get("experiment", "")]
+    return f"of {' and '.join(padded)} on rectangles, of others on squares" if padded else "on a square"
+
+
 def _overview(cards: list[Card]) -> str:
     lines = [
         "# Models to take home", "",
         "Packed checkpoints of YOLOv8n, ready for `modelcompression detect`; each with a card. Made by",
         "`make models` from runs: no number here is typed. Δ and × compare with the original in PyTorch, on",
-        "the CPU that the card names. *Loss at most* is the one-sided 95 % bound on 1,000 photographs; –",
-        "means that it is not confirmed.", "",
-        "| Model | MB | Δ mAP50-95, % | loss at most, % | × faster | What it is |",
-        "| --- | --: | --: | --: | --: | --- |",
+        "the CPU that the card names, Δ on as many photographs as its line says. × is one forward pass in",
+        f"OpenVINO, {_shapes(cards)}. `modelcompression detect` pads photographs to rectangles; a file",
+        "without an INT8 graph runs in PyTorch there, about as fast as the original. *Loss at most* is the",
+        "one-sided 95 % bound; – means that it is not confirmed.", "",
+        "| Model | MB | Δ mAP50-95, % | loss at most, % | photographs | × faster | What it is |",
+        "| --- | --: | --: | --: | --: | --: | --- |",
     ]  # fmt: skip
     for card in cards:
         row = card.default
         delta, speed = _delta(row), interval_of(row, "speedup", 1, ".2f")
         cells = [f"[{card.name}]({card.name}.md)", f"{card.size / 2**20:.2f}"]
-        cells += [delta, bound_of(row), speed, card.what]
+        cells += [delta, bound_of(row), _photographs(row), speed, card.what]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

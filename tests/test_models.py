@@ -73,10 +73,11 @@ def test_a_card_says_what_the_file_is_and_what_was_measured(root: Path, packed_i
     assert card["size"] == packed_int8.stat().st_size and card["licence"] == "AGPL-3.0"
     assert card["made"] == RECORD and "INT8 graph" in card["what"]
     by_speed = ["Tiny, rectangles, 576 px", "Tiny", "Tiny, rectangles"]
-    assert [found["experiment"] for found in card["rows"]] == by_speed, "last as detect runs it"
+    assert [found["experiment"] for found in card["rows"]] == by_speed, "last the fastest of the usual size"
     page = (root / "models/tiny.md").read_text(encoding="utf8")
     assert card["sha256"] in page and "minutes: 9.5" in page and "5.00 [" in page
-    assert "[tiny](tiny.md)" in (root / "models/README.md").read_text()
+    overview = (root / "models/README.md").read_text(encoding="utf8")
+    assert "[tiny](tiny.md)" in overview and "of tiny on rectangles, of others on squares" in overview
 
 
 def test_confirmed_numbers_take_the_place_of_the_others(root: Path) -> None:
@@ -90,6 +91,9 @@ def test_confirmed_numbers_take_the_place_of_the_others(root: Path) -> None:
     texts = card_files(root, rows)
     assert "| Tiny | −1.2 [−2.0, −0.5] | 1.9 | 3.00 [" in texts["models/tiny.md"]
     assert "| 1000 |" in texts["models/tiny.md"]
+    rows = rows[~rows["experiment"].isin(["Tiny, rectangles", "Tiny, rectangles, 576 px"])]
+    overview = card_files(root, rows)["models/README.md"]
+    assert "| −1.2 [−2.0, −0.5] | 1.9 | 1000 | 3.00 [" in overview and "OpenVINO, on a square." in overview
     with pytest.raises(ResultsError, match="differs"):
         check_models(root, rows)
 
@@ -106,7 +110,8 @@ def test_what_confirm_found_out_about_a_file_is_on_its_card(root: Path, tmp_path
     check_models(root, read_rows(root))
     page = (root / "models/tiny.md").read_text(encoding="utf8")
     assert "Confirmed on 1000 photographs: mAP50-95 −2.1 [−3.1, −1.2] %, a loss of at most 3.0 %" in page
-    assert "| −2.1 [−3.1, −1.2] | 3.0 | 4.40 [4.30, 4.50] |" in (root / "models/README.md").read_text("utf8")
+    overview = (root / "models/README.md").read_text("utf8")
+    assert "| −2.1 [−3.1, −1.2] | 3.0 | 1000 | 4.40 [4.30, 4.50] |" in overview
     for changed, message in (({"model": "huge.mcpk"}, "holds no huge"), ({"sha256": "0"}, "another file")):
         path.write_text(json.dumps([entry | changed]))
         with pytest.raises(ResultsError, match=message):
