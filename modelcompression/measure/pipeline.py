@@ -71,8 +71,7 @@ def jpeg_to_boxes(detector: Detector, jpeg: bytes, view: View) -> tuple[np.ndarr
     if detector.subject.stretches:
         pixels, scale, offset = stretch(image, view.size)
     else:
-        largest = max(32, *detector.subject.strides)
-        pixels, scale, offset = fit(image, view.size, view.square, largest)
+        pixels, scale, offset = fit(image, view.size, view.square, detector.subject.multiple)
     batch = prepared(detector, pixels)
     marks.append(time.perf_counter_ns())
     raw = detector(batch)
