@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +46,25 @@ def logits(output: Any) -> dict[str, torch.Tensor]:
     if "one2many" in found:
         found = found["one2many"] or found["one2one"]
     return {key: found[key] for key in ("scores", "boxes")}
+
+
+@contextmanager
+def unchosen(model: nn.Module) -> Iterator[None]:
+    """For so long a head that suppresses its own duplicates gives what it chooses from, as all others do.
+
+    That is (N, 4 + classes, anchors) with centre, width and height of boxes, instead of its best detections.
+    """
+
+    def like_others(rows: torch.Tensor) -> torch.Tensor:
+        first, second, scores = rows.transpose(1, 2).tensor_split((2, 4), 1)
+        return torch.cat([(first + second) / 2, second - first, scores], 1)
+
+    head = model.model[-1]
+    head.postprocess = like_others
+    try:
+        yield
+    finally:
+        del head.postprocess
 
 
 def sources(layer: nn.Module) -> list[int]:

@@ -13,11 +13,12 @@ import torch
 
 from . import files
 from .assets import ImageSet, Sample
-from .detector import Detector
+from .detector import Detector, TorchDetector
 from .images import letterbox, prepared
 from .measure.accuracy import Evaluation, match
 from .measure.intervals import Interval, loss_bound
 from .methods.distance import distance
+from .network import unchosen
 
 SHOWN = 0.25  # confidence of detections that an application would show
 RESAMPLES = 1000
@@ -68,7 +69,7 @@ def moved(detector: Detector, original: Detector, images: ImageSet, size: int) -
     """How far all scores and boxes have moved, in nats a photograph (:func:`.methods.distance.distance`).
 
     Of what runtimes give, the logits of the scores can be had again, the distributions of box sides cannot:
-    each corner stands for a normal distribution.
+    each corner stands for a normal distribution. All anchors are compared, also of a head without suppression.
     """
     every = original.subject.strides
     anchors = [replace(original.subject, strides=(stride,)).anchors(size, size) for stride in every]
@@ -76,16 +77,23 @@ def moved(detector: Detector, original: Detector, images: ImageSet, size: int) -
     found = []
     for sample in images.samples:
         pixels = letterbox(sample.path, size)[0]
-        ours, theirs = (_logits(one(prepared(one, pixels)), strides) for one in (detector, original))
+        ours, theirs = (_logits(_every_anchor(one, pixels), strides) for one in (detector, original))
         found.append(float(distance(ours, theirs)))
     return float(np.mean(found))
 
 
+def _every_anchor(detector: Detector, pixels: np.ndarray) -> np.ndarray:
+    """(1, 4 + classes, anchors): of a head without suppression not only its best, in their order."""
+    batch = prepared(detector, pixels)
+    if not isinstance(detector, TorchDetector):
+        return detector(batch)
+    with unchosen(detector.model):
+        return detector(batch)
+
+
 def _logits(output: np.ndarray, strides: np.ndarray) -> dict[str, torch.Tensor]:
     centre, extent = output[:, :2], output[:, 2:4]
-    corners = np.concatenate([centre - extent / 2, centre + extent / 2], 1)
-    if output.shape[2] == len(strides):  # else a head without suppression has chosen the best
-        corners = corners / strides
+    corners = np.concatenate([centre - extent / 2, centre + extent / 2], 1) / strides
     scores = torch.from_numpy(output[:, 4:].copy()).clamp(1e-7, 1 - 1e-7).logit()
     return {"scores": scores, "boxes": torch.from_numpy(corners)}
 

@@ -41,7 +41,7 @@ from modelcompression.packed import checkpoint
 from modelcompression.recipes import exported_graph
 from modelcompression.subject import YOLOV8N, Subject
 from modelcompression.tracking import history
-from modelcompression.verdict import Loss, Outcome
+from modelcompression.verdict import Loss, Outcome, moved
 
 MODELS = ROOT / "tests" / "models"
 NAMES = shapes.CLASSES[:3]
@@ -539,3 +539,7 @@ def test_strides_and_heads_of_other_kinds(name: str, data: Path, tmp_path: Path)
     assert np.allclose(few[:50, 4], all_of_them[:50, 4], atol=1e-4)
     assert np.allclose(few[:20, :4], all_of_them[:20, :4], atol=0.05)
     assert lean(np.zeros((1, 64, 128, 3), np.uint8)).shape[2] == subject.anchors(64, 128), "a rectangle"
+    photographs = dataset.from_yaml(data, NAMES, 200)[1].first(1)
+    assert moved(lean, eager, photographs, size) < 1e-3, "of more anchors than the head's best 300"
+    again = eager(prepared(eager, pixels))
+    assert np.array_equal(again, outputs[0]), "the head chooses again"
