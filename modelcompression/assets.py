@@ -18,6 +18,7 @@ ship, annotated by us, so that everything still runs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -25,6 +26,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -32,7 +34,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .fetch import AssetError, NotServedError, UnreachableError, download, roots, verify
+from .fetch import AssetError, NotServedError, UnreachableError, download, roots, sha256, verify
 from .intact import decoded_size, require_whole
 from .labels import parse_labels, read_labels
 from .subject import class_names
@@ -79,6 +81,21 @@ class ImageSet:
     def first(self, n: int) -> ImageSet:
         """The first ``n`` images as a set of the same name."""
         return ImageSet(self.name, self.samples[:n], self.names)
+
+    def paths(self, n: int) -> list[Path]:
+        """Of up to ``n`` images from all over the set."""
+        found = [sample.path for sample in self.samples]
+        return found[:: max(1, len(found) // n)][:n]
+
+    @cached_property
+    def digest(self) -> str:
+        """Another one for other images, in content or order, and for another annotation of one."""
+        found = hashlib.sha256()
+        for sample in self.samples:
+            found.update(sha256(sample.path).encode())
+            for table in (sample.classes, sample.boxes, sample.crowd):
+                found.update(f"{table.shape}".encode() + np.float64(table).tobytes())
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)

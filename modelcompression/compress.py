@@ -25,9 +25,10 @@ from .dataset import MOST, from_folder, from_yaml
 from .detector import Detector, TorchDetector
 from .errors import ModelCompressionError
 from .fetch import sha256
-from .judge import PROCESSES, TIMING, Judge
-from .machine import commit, cpu, versions
+from .judge import TIMING, Judge
+from .machine import commit, cpu, source_digest, versions
 from .measure.footprint import bits_per_weight, shipped, size_mb
+from .measure.fresh import PROCESSES
 from .measure.kept import Kept
 from .methods import quantization
 from .methods.lean import LeanDetector
@@ -120,8 +121,8 @@ class Work:
         self.most = DEFAULT_LOSS[self.labelled] if wish.max_loss is None else wish.max_loss
         self.size = input_size(self.model, wish.size)
         self.out = wish.out or Path(f"{self.name}-compressed")
-        photographs = [sample.path for images in (self.tuning, self.judged) for sample in images.samples]
-        identity = f"{commit()} {sha256(wish.weights)} {self.size} {photographs}"
+        made_of = [sha256(path) for path in (wish.weights, *(s.path for s in self.tuning.samples))]
+        identity = f"{source_digest()} {versions()} {self.size} {made_of}"
         self.folder = self.out / ".work" / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         all_square = all(sample.width == sample.height for sample in self.tuning.samples)
@@ -129,7 +130,7 @@ class Work:
         self.tried: list[str] = []
         self._rounder = Rounder(self.model, self.tuning, self.size)
         eager = TorchDetector(copy.deepcopy(self.model), wish.threads, subject=self.subject)
-        kept = Kept(self.folder / "measured", f"{versions()} {cpu()}")
+        kept = Kept(self.folder / "measured", str(cpu()))
         self.searches, processes = (1, 1) if wish.smoke else (SEARCHES, PROCESSES)
         sets = self.tuning, self.judged
         self.judge = Judge(eager, *sets, self.size, kept, self._effort(processes), processes)
@@ -143,7 +144,7 @@ class Work:
     def fast(self) -> Outcome:
         """INT8, with as little in float as the loss allows; on rectangles where that holds."""
         path = self._made("float", lambda folder: exported_graph(self.model, folder, self.size, self.name))
-        _, graph, square = self._quantized(path, "fast")
+        *_, graph, square = self._quantized(path, "fast")
         folder = self.out / f"{self.name}-fast_openvino_model"
         file = folder / f"{self.name}-fast.xml"
         copied = {file.with_suffix(end): graph.with_suffix(end).read_bytes() for end in (".xml", ".bin")}
@@ -174,11 +175,11 @@ class Work:
             export = partial(checkpoint.to_openvino, packed, precision="f32", size=self.size)
             make = partial(whole_folder, write=export, name=f"{name}.xml")
             path = self._made(f"float-{name}", make)
-            bound, graph, square = self._quantized(path, f"both-{name}", on_grid=True)
-            found.append((bound, packed, graph, square))
-            if bound <= self.most:
+            form = self._quantized(path, f"both-{name}", on_grid=True)
+            found.append((packed, *form))
+            if form[1] <= self.most:
                 break
-        _, packed, graph, square = min(found, key=lambda one: max(one[0], self.most))
+        packed, *_, graph, square = min(found, key=lambda one: (one[1], max(one[2], self.most)))
         file = self.out / f"{self.name}-small-and-fast.mcpk"
         whole = self.folder / f"{graph.parent.name}.mcpk"
         if not whole.is_file():
@@ -252,13 +253,15 @@ class Work:
     def _torch(self, path: Path) -> Detector:
         return TorchDetector(checkpoint.load(path).model, self.wish.threads, subject=self.subject)
 
-    def _quantized(self, path: Path, name: str, on_grid: bool = False) -> tuple[float, Path, bool]:
-        """The first INT8 graph within the bound, else the best: bound, path, whether it needs squares.
+    def _quantized(self, path: Path, name: str, on_grid: bool = False) -> tuple[bool, float, Path, bool]:
+        """The first INT8 graph within the bound, else the best of those judged, else of all.
 
         Args:
             on_grid: the weights lose nothing more in INT8, so that there is no bias to correct.
+
+        Returns: whether it was never judged, its bound, its path, whether it needs squares.
         """
-        found: list[tuple[float, Path, bool]] = []
+        found: list[tuple[bool, float, Path, bool]] = []
         looks = 0
         for label, pattern, corrected in int8_attempts(path, self.subject, on_grid):
             which = f"{name}-{len(found)}"
@@ -270,9 +273,9 @@ class Work:
                 shape = "squares" if square else "rectangles"
                 form = f"{name.partition('-')[0]}, INT8, {shape}, {label}"
                 self.tried.append(f"{form}: {lost}")
-                if lost.bound <= self.most:
+                if judged := lost.bound <= self.most:
                     lost, looks = self._last_word(form, name, make, shipped(graph), square), looks + 1
-                found.append((lost.bound, graph, square))
+                found.append((not judged, lost.bound, graph, square))
                 if lost.bound <= self.most or looks == LOOKS:
                     return min(found)
         return min(found)

@@ -30,10 +30,10 @@ from .errors import ModelCompressionError
 from .fetch import AssetError, sha256
 from .files import replace
 from .goals import CONFIRMED, shortlist
-from .machine import commit, cpu, versions
+from .machine import commit, cpu, source_digest, versions
 from .measure.accuracy import Evaluation, evaluate
 from .measure.footprint import shipped
-from .measure.fresh import Times, speedup, time_in_fresh_process
+from .measure.fresh import PAIRS, PROCESSES, Times, speedup, time_in_fresh_process
 from .measure.intervals import Interval, loss_bound, paired_bootstrap
 from .measure.kept import Kept
 from .measure.pipeline import View
@@ -43,15 +43,15 @@ from .packed.container import opened
 from .packed.tensors import PackedCheckpointError
 from .recommend import detector_of, verified, view
 from .subject import weights
+from .terminal import BAR
 from .tracking.history import annotate, artifacts, finished_runs
 from .tracking.targets import TrackingError, resolve_target
 
-IMAGES, PROCESSES, PAIRS, RESAMPLES = 1000, 5, 15, 1000
+IMAGES, RESAMPLES = 1000, 1000
 SMOKE_IMAGES, SMOKE_PROCESSES, SMOKE_PAIRS = 4, 2, 2
 CHUNK = 1000  # photographs evaluated at a time; after a kill, so many at most are evaluated again
 WORTH = 150  # a timing process takes about as long as the evaluation of so many photographs
 PACKED, MODEL_FILES = ".mcpk", {".mcpk", ".xml", ".bin", ".onnx", ".pt"}
-BAR = "{l_bar}{bar}| {elapsed}, about {remaining} to go"
 REFUSED = (DetectorError, PackedCheckpointError, TrackingError, AssetError)
 
 
@@ -170,8 +170,7 @@ class _Work:
     def __init__(self, photographs: ImageSet, folder: Path, smoke: bool, models: int) -> None:
         self._photographs, self._folder = photographs, folder
         self._processes, self._pairs = (SMOKE_PROCESSES, SMOKE_PAIRS) if smoke else (PROCESSES, PAIRS)
-        identity = [commit(), versions(), str(cpu()), self._pairs]
-        identity += [str(sample.path) for sample in photographs.samples]
+        identity = [source_digest(), versions(), str(cpu()), self._pairs, photographs.digest]
         self.kept = Kept(ROOT / "build" / "confirm", repr(identity))
         steps = len(photographs) * (models + 1) + WORTH * self._processes * models
         self.bar = tqdm(total=steps, mininterval=1, bar_format=BAR)
@@ -225,8 +224,7 @@ class _Work:
         )
 
     def _times(self, candidate: Candidate, own: View) -> list[Times]:
-        paths = [sample.path for sample in self._photographs.samples]
-        paths = paths[:: max(1, len(paths) // self._pairs)][: self._pairs]
+        paths = self._photographs.paths(self._pairs)
         found, detectors = [], None
         for number in range(self._processes):
             name = f"{candidate.key}, process {number}"

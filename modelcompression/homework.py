@@ -206,12 +206,7 @@ class Homework:
         """
         baseline = self.measurements[BASELINE].detector if BASELINE in self.measurements else detector
         views = View(size or self.size, square), View(self.size)
-        return forward_inputs(baseline, detector, self._photographs(), *views)
-
-    def _photographs(self) -> list[Path]:
-        """As many as pairs are timed, from all over the report set."""
-        paths = [sample.path for sample in self.images.samples]
-        return paths[:: max(1, len(paths) // self.pairs)][: self.pairs]
+        return forward_inputs(baseline, detector, self.images.paths(self.pairs), *views)
 
     def table(self) -> pd.DataFrame:
         """What this execution measured, one row an experiment, formatted for reading."""
@@ -259,7 +254,7 @@ class Homework:
             return look()
         identity = {name: tag for name, tag in self._tags().items() if name != "homework"}
         kept = Kept(ROOT / "build" / "original", repr(identity))
-        part = repr((original, detector.runtime, view, images.name, len(images)))
+        part = repr((original, detector.runtime, view))
         if (found := kept.evaluation(part, images)) is None:
             kept.keep_evaluation(part, found := look())
         return found
@@ -270,7 +265,7 @@ class Homework:
         return as_truth(self.baseline.demo)
 
     def _pipeline_metrics(self, detector: Detector, view: View) -> dict[str, float]:
-        jpegs = [path.read_bytes() for path in self._photographs()]
+        jpegs = [path.read_bytes() for path in self.images.paths(self.pairs)]
         sides, usual = (self.baseline.detector, detector), View(self.size)
         found = time_pipelines(*sides, jpegs, view, self.pairs, baseline_view=usual)
         return {

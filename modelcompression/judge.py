@@ -16,15 +16,14 @@ from .errors import ModelCompressionError
 from .fetch import sha256
 from .measure.accuracy import Evaluation, evaluate
 from .measure.footprint import size_mb
-from .measure.fresh import speedup, time_in_fresh_process
+from .measure.fresh import PAIRS, PROCESSES, speedup, time_in_fresh_process
 from .measure.kept import Kept
 from .measure.pipeline import View
+from .terminal import BAR
 from .verdict import Outcome, Speed, loss, moved
 
-PROCESSES, PAIRS = 5, 15
 DISTANCES = 16  # photographs
 TIMING = 60  # what a process of timings costs, in photographs evaluated
-BAR = "{l_bar}{bar}| {elapsed}, about {remaining} to go"
 
 
 class JudgeError(ModelCompressionError, ValueError):
@@ -87,7 +86,7 @@ class Judge:
         self, name: str, make: Callable[[], Detector], images: ImageSet, square: bool = True, which: str = ""
     ) -> Evaluation:
         """A detector, made only if it has to be, on photographs; ``which`` tells it from its namesakes."""
-        key = f"{name} {which} {square} {images.name}"
+        key = f"{name} {which} {square}"
         with self.step(name, len(images)):
             found = self._kept.evaluation(key, images)
             if found is None:
@@ -114,9 +113,9 @@ class Judge:
         yield
         self.bar.update(effort)
 
-    def _speed(self, key: str, detector: Detector, square: bool) -> Speed:
-        paths = [sample.path for sample in self._judged.samples]
-        paths = paths[:: max(1, len(paths) // PAIRS)][:PAIRS]
+    def _speed(self, which: str, detector: Detector, square: bool) -> Speed:
+        paths = self._judged.paths(PAIRS)
+        key = f"{which} {square} {detector.threads} {[sha256(path) for path in paths]}"
         own, usual, found = View(self._size, square), View(self._size), []
         for number in range(self.processes):
             with self.step(f"timing, process {number + 1} of {self.processes}", TIMING):

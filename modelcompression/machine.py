@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -141,3 +142,12 @@ def commit() -> str:
     except OSError:
         return ""
     return found + ("-dirty" if found and changed else "")
+
+
+@cache
+def source_digest(package: Path = Path(__file__).parent) -> str:
+    """Another one for other code, where no commit says so: installed, or changed since the commit."""
+    found = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        found.update(f"{path.relative_to(package)} {path.stat().st_size} ".encode() + path.read_bytes())
+    return found.hexdigest()

@@ -15,6 +15,8 @@ ADVICE = {
     errno.EACCES: "; check its permissions, or work in a copy of your own",
 }
 
+BAR = "{l_bar}{bar}| {elapsed}, about {remaining} to go"  # of progress, for tqdm
+
 
 def forgive_encoding() -> None:
     """Let a terminal that cannot show a character (cp1251, ASCII) show a ``?`` in its place."""

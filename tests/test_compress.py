@@ -21,7 +21,7 @@ import yaml
 from click.testing import CliRunner
 from conftest import SmokeRun
 from networks import described, random_network
-from round_trip import require_round_trip, saved
+from round_trip import NO_TIMES, require_round_trip, saved
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
@@ -34,6 +34,7 @@ from modelcompression.homework import Homework, ParameterError
 from modelcompression.images import letterbox, prepared
 from modelcompression.measure import accuracy, pipeline
 from modelcompression.measure.accuracy import suppress
+from modelcompression.measure.kept import Kept
 from modelcompression.methods import quantization
 from modelcompression.methods.lean import LeanDetector
 from modelcompression.own_model import OwnModelError, input_size
@@ -250,6 +251,76 @@ def wish(weights: Path, out: Path, max_loss: float = 0.5, **wanted: object) -> c
     return compress.Wish(weights, out=out, max_loss=max_loss, trusted=True, threads=1, smoke=True, **wanted)
 
 
+def own_copy(data: Path, folder: Path) -> Path:
+    """The data set in a folder where a test may change it."""
+    shutil.copytree(data.parent, folder / "data")
+    return edited(data, folder, path=str(folder / "data"))
+
+
+@pytest.mark.parametrize("changed", ["labels/val/00003.txt", "images/val/00003.png"])
+def test_what_was_corrected_in_its_place_is_looked_at_again(
+    changed, data: Path, tmp_path, monkeypatch
+) -> None:
+    file, looked = own_copy(data, tmp_path), []
+
+    def look(_: object, images: assets.ImageSet, *how: object, **more: object) -> accuracy.Evaluation:
+        looked.append(images.name)
+        nothing = [np.zeros((0, 6), np.float32)] * len(images), [np.zeros((0, 10), bool)] * len(images)
+        return accuracy.Evaluation(images, *nothing, [sample.classes for sample in images.samples])
+
+    monkeypatch.setattr(judge, "evaluate", look)
+
+    def start() -> None:
+        images = dataset.from_yaml(file, NAMES, 200)
+        found = judge.Judge(None, *images, 160, Kept(tmp_path / "kept", "one machine"), 1)
+        assert found.after.targets[3] is images[1].samples[3].classes and not found.before.map50_95
+
+    start(), start()
+    assert looked == ["mine, val", "mine, train"], "what is known is not looked at again"
+    before, after = (tmp_path / "data" / changed.replace("00003", name) for name in ("00003", "00004"))
+    shutil.copy(after, before)
+    start()
+    assert looked[2:] == ["mine, val"]
+
+
+def test_times_of_another_form_are_not_taken_for_its_own(data: Path, tmp_path, monkeypatch) -> None:
+    images, timed = dataset.from_yaml(own_copy(data, tmp_path), NAMES, 200), []
+    monkeypatch.setattr(judge, "time_in_fresh_process", lambda *how: timed.append(how) or NO_TIMES)
+
+    def start(threads: int, square: bool) -> int:
+        found = judge.Judge(None, *images, 160, Kept(tmp_path / "kept", "one machine"), 1, processes=1)
+        found._speed("a file", types.SimpleNamespace(threads=threads), square)
+        return len(timed)
+
+    assert [start(1, False), start(1, False), start(2, False), start(2, True), start(2, True)] == [
+        1,
+        1,
+        2,
+        3,
+        3,
+    ]
+    shutil.copy(*(images[1].samples[number].path for number in (1, 0)))
+    assert start(2, True) == 4, "another photograph"
+
+
+def test_what_was_made_serves_again_for_the_same_code_model_and_photographs(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    file = own_copy(data, tmp_path)
+    monkeypatch.setattr(compress, "require_packable", lambda model: None)  # which takes seconds
+
+    def folder(**wanted: object) -> Path:
+        return compress.Work(wish(trained, tmp_path / "out", data=file, **wanted)).folder
+
+    first = folder()
+    shutil.copy(*(tmp_path / f"data/labels/train/{number}.txt" for number in ("00001", "00000")))
+    assert folder(max_loss=0.1) == first, "neither a bound nor a label is seen by what quantizes"
+    shutil.copy(*(tmp_path / f"data/images/train/{number}.png" for number in ("00001", "00000")))
+    second = folder()
+    monkeypatch.setattr(compress, "source_digest", lambda: "of a later version")
+    assert len({first, second, folder()}) == 3
+
+
 YOUR_MODEL = ROOT / "hw5_export/your_model.ipynb"
 OUT = ROOT / "build/hw5_export/your_model/compressed"
 DRAWN = ROOT / "build/shapes/8/images/val/00004.png"  # 160 px
@@ -382,8 +453,17 @@ def test_what_misses_the_bound_when_judged_makes_room_for_finer_steps(bounds, tr
 
 def test_what_misses_the_bound_when_judged_makes_room_for_more_in_float(scripted) -> None:
     work, asked = scripted(0.1, 0.9, 0.6, 0.1, 0.3)
-    bound, _, _ = work._quantized(work.out / next(work.out.glob("*_openvino_model/*.xml")), "fast")
+    _, bound, *_ = work._quantized(work.out / next(work.out.glob("*_openvino_model/*.xml")), "fast")
     assert bound == 0.3 and asked == ["fast-0", "fast-1", "fast-2"]
+
+
+def test_bounds_of_other_photographs_choose_no_form_that_was_judged(scripted) -> None:
+    """0.6 and 0.7, of what was only tuned, are smaller than 0.9 and 0.8, of what was judged."""
+    work, _ = scripted(0.6, 0.1, 0.9, 0.1, 0.8, 0.7)
+    never_judged, bound, *_ = work._quantized(next(work.out.glob("*_openvino_model/*.xml")), "fast")
+    assert (never_judged, bound) == (False, 0.8)
+    work, _ = scripted(0.9, 0.7, 0.8, 0.9)
+    assert work._quantized(next(work.out.glob("*_openvino_model/*.xml")), "fast")[:2] == (True, 0.7)
 
 
 def test_a_bound_that_cannot_be_met_is_said_to_be(compressed, again) -> None:

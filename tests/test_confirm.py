@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import THREADS
 
+from modelcompression import assets
 from modelcompression import confirm as confirming
 from modelcompression.cli import cli
 from modelcompression.confirm import ConfirmError, confirm
@@ -152,6 +154,20 @@ def test_a_damaged_part_is_measured_again(demo_report, tmp_path) -> None:
     part.write_bytes(part.read_bytes()[:-50])
     assert kept.evaluation("part", demo_report.images) is None
     assert Kept(tmp_path / "kept", "another").evaluation("part", demo_report.images) is None
+
+
+def test_what_is_kept_serves_the_same_code_and_photographs_only(demo_report, tmp_path, monkeypatch) -> None:
+    images = demo_report.images
+    first, *others = images.samples
+    relabelled = assets.ImageSet(images.name, (replace(first, classes=first.classes + 1), *others))
+
+    def known(images: assets.ImageSet) -> bool:
+        return confirming._Work(images, tmp_path, True, 1).kept.evaluation("part", images) is not None
+
+    confirming._Work(images, tmp_path, True, 1).kept.keep_evaluation("part", demo_report)
+    assert known(images) and not known(relabelled)
+    monkeypatch.setattr(confirming, "source_digest", lambda: "of a later version")
+    assert not known(images)
 
 
 def refused(capsys: pytest.CaptureFixture, *names: str) -> str:

@@ -109,3 +109,15 @@ def test_without_git_nothing_is_known(program: str | None, tmp_path: Path, monke
         (tmp_path / "git").chmod(0o755 if program == "not git" else 0o644)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine.commit() == ""
+
+
+def test_other_code_has_another_digest_without_git(tmp_path: Path) -> None:
+    def digest(text: str, name: str = "one.py") -> str:
+        (tmp_path / name).write_text(text)
+        machine.source_digest.cache_clear()
+        return machine.source_digest(tmp_path)
+
+    first = digest("X = 1\n")
+    assert digest("X = 2\n") != first == digest("X = 1\n") == digest("no code", "notes.txt")
+    assert digest("", "two.py") != first
+    machine.source_digest.cache_clear()

@@ -24,6 +24,8 @@ from .intervals import Interval, ratio_interval
 from .latency import time_pairs
 from .pipeline import USUAL, View, time_pipelines
 
+PROCESSES, PAIRS = 5, 15  # of a timing that others may rely on
+
 
 class FreshProcessError(ModelCompressionError, RuntimeError):
     """A timing process was killed; the message says what to do."""

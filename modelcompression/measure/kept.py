@@ -21,7 +21,7 @@ class Kept:
 
     Args:
         folder: holds the parts, and nothing else.
-        identity: everything that the parts depend on together: code, machine, photographs. Parts of another
+        identity: everything that the parts depend on together, such as code and machine. Parts of another
             identity are not found; they are removed with the first new one.
     """
 
@@ -29,8 +29,8 @@ class Kept:
         self._root, self._folder = folder, folder / _digest(identity)
 
     def evaluation(self, name: str, images: ImageSet) -> Evaluation | None:
-        """The evaluation of these photographs, if there is one."""
-        part = self._read(name)
+        """The evaluation of these photographs, annotated as they are, if there is one."""
+        part = self._read(f"{name} {images.digest}")
         if part is None:
             return None
         cuts = np.cumsum(part["counts"])[:-1]
@@ -45,6 +45,7 @@ class Kept:
         """
         counts = [len(found) for found in evaluation.detections]
         found, correct = np.concatenate(evaluation.detections), np.concatenate(evaluation.correct)
+        name = f"{name} {evaluation.images.digest}"
         self._write(name, counts=np.array(counts), detections=found, correct=correct)
 
     def times(self, name: str) -> Times | None:
