@@ -87,8 +87,8 @@ def require_packable(model: nn.Module) -> None:
 
 
 def input_size(model: nn.Module, wished: int | None = None) -> int:
-    """Side of the square that a model sees: as wished or trained, rounded up to multiples of its strides."""
-    largest = max(int(stride) for stride in model.stride)
+    """Side of the square that a model sees, as wished or trained: a multiple of 32 and its largest stride."""
+    largest = max(32, *(int(stride) for stride in model.stride))
     asked = wished or getattr(model, "args", {}).get("imgsz", 640)
     return -(-int(max(asked) if isinstance(asked, list | tuple) else asked) // largest) * largest
 

@@ -69,7 +69,7 @@ def moved(detector: Detector, original: Detector, images: ImageSet, size: int) -
     """How far all scores and boxes have moved, in nats a photograph (:func:`.methods.distance.distance`).
 
     Of what runtimes give, the logits of the scores can be had again, the distributions of box sides cannot:
-    each corner stands for a normal distribution. All anchors are compared, also of a head without suppression.
+    each corner stands for a normal distribution. All anchors are compared, not only a head's best.
     """
     every = original.subject.strides
     anchors = [replace(original.subject, strides=(stride,)).anchors(size, size) for stride in every]

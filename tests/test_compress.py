@@ -602,6 +602,19 @@ def test_what_a_head_has_suppressed_is_not_suppressed_again(end2end: bool, data:
     assert len(pipeline.jpeg_to_boxes(Twice(), jpeg, pipeline.View(160))[0]) == 1 + end2end
 
 
+@pytest.mark.parametrize(("strides", "size"), [((8, 16), 416), ((8, 16, 32), 416), ((8, 16, 32, 64), 448)])
+def test_an_input_fits_the_strides_and_what_evaluates(strides: tuple[int, ...], size: int) -> None:
+    assert input_size(types.SimpleNamespace(stride=torch.tensor(strides)), 400) == size
+
+
+def test_a_model_of_an_older_ultralytics_is_exported(tmp_path: Path) -> None:
+    """With attention, whose graph is exported for any size first; its description says ch, not channels."""
+    model = random_network("yolo11n.yaml", width=0.125, channels=1)
+    model.yaml["ch"] = model.yaml.pop("channels")
+    graph = openvino.Core().read_model(exported_graph(model, tmp_path / "float", 64, "own"))
+    assert list(graph.inputs[0].shape) == [1, 1, 64, 64]
+
+
 @pytest.mark.parametrize("name", ["yolov8n-p6", "yolo26n"])
 def test_strides_and_heads_of_other_kinds(name: str, data: Path, tmp_path: Path) -> None:
     """A stride of 64; and a head that suppresses its own duplicates and gives only the best 300."""

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .. import files
+from ..subject import Subject
 from .architecture import Architecture, architecture_of, build
 from .container import decoded_tensors, opened, store
 from .graphs import packed_graph, unpacked_graph
@@ -238,6 +239,7 @@ def export(model: torch.nn.Module, file: Path, size: int, half: bool = False) ->
     from ..network import attends
 
     model = copy.deepcopy(model)
+    model.yaml["channels"] = Subject.of(model).channels  # ultralytics called it ch before
     model.pt_path, threads = None, torch.get_num_threads()
     yolo = _as_yolo(model, f"{file.stem}.yaml")
     try:
