@@ -112,7 +112,8 @@ def _entry(file: Path, base: str, entry: str) -> list[Path]:
     from ultralytics.utils import SETTINGS
 
     roots = [file.resolve().parent, Path.cwd(), Path(SETTINGS["datasets_dir"])]
-    tried = [root / base / entry for root in roots]
+    readings = [entry, entry.removeprefix("../")]  # Roboflow's YAMLs lie beside what they call ../train
+    tried = [root / base / reading for root in roots for reading in readings]
     for place in tried:
         if place.is_dir():
             return _photographs(place)

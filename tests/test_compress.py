@@ -96,6 +96,16 @@ def test_paths_may_be_relative_to(where: str, data: Path, tmp_path: Path, monkey
     assert len(dataset.from_yaml(file, NAMES, 200)[0]) == 8
 
 
+def test_paths_of_roboflow_may_begin_a_folder_too_high(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data.parent / "images/val", tmp_path / "mine/valid/images")
+    shutil.copytree(data.parent / "labels/val", tmp_path / "mine/valid/labels")
+    shutil.copytree(data.parent, tmp_path / "train")
+    beside = {"path": None, "train": "../train/images/train", "val": "../valid/images"}
+    train, val = dataset.from_yaml(edited(data, tmp_path / "mine", **beside), NAMES, 200)
+    assert val.samples[0].path == tmp_path / "mine/valid/images/00000.png" and len(val) == 8
+    assert train.samples[0].path.resolve().parent == tmp_path / "train/images/train", "where that is right"
+
+
 def test_a_polygon_stands_for_the_box_around_it(data: Path, tmp_path: Path) -> None:
     label = tmp_path / "label.txt"
     label.write_text("\ufeff2 0.1 0.2 0.5 0.2 0.3 0.6\n\n")
