@@ -82,6 +82,11 @@ class ImageSet:
         """The first ``n`` images as a set of the same name."""
         return ImageSet(self.name, self.samples[:n], self.names)
 
+    def handful(self, n: int) -> ImageSet:
+        """``n`` images to try something out, if possible with objects, as a set of the same name."""
+        by_use = sorted(self.samples, key=lambda sample: not len(sample.classes))
+        return ImageSet(self.name, tuple(by_use[:n]), self.names)
+
     def paths(self, n: int) -> list[Path]:
         """Of up to ``n`` images from all over the set."""
         found = [sample.path for sample in self.samples]

@@ -37,7 +37,7 @@ from .measure.intervals import paired_bootstrap
 from .measure.kept import Kept
 from .measure.latency import time_pairs
 from .measure.pipeline import View, time_pipelines
-from .measurement import Measurement, absolute_metrics, relative_metrics, row, sentence
+from .measurement import Measurement, absolute_metrics, relative_metrics, require_found, row, sentence
 from .own_model import PACKED, input_size, own_model
 from .parameters import ParameterError, require_valid
 from .subject import YOLOV8N, Subject, class_names
@@ -111,7 +111,7 @@ class Homework:
             self.images, self.calibration = report_and_calibration(n_images)
         if smoke:
             self.size = min(self.size, SMOKE_SIZE)
-            self.images, self.calibration = self.images.first(6), self.calibration.first(4)
+            self.images, self.calibration = self.images.handful(6), self.calibration.handful(4)
         self.pairs, self.resamples = (1, 50) if smoke else (30, 500)
         self.measurements: dict[str, Measurement] = {}
         self._banner()
@@ -145,6 +145,7 @@ class Homework:
             ParameterError: another number of threads, or no baseline yet.
             DetectorError: the detector does not run on this input.
             ShippingError: a file is missing, or what ships does not load by itself.
+            NothingFoundError: the baseline finds nothing that is right.
         """
         baseline = self._baseline_for(experiment, detector)
         size = size or self.size
@@ -153,6 +154,8 @@ class Homework:
         require_loadable(files)
         view, digest = View(size, square), "" if baseline else sha256(files[0])
         report, calibration = (self._seen(detector, x, view, digest) for x in (self.images, self.calibration))
+        if not baseline:
+            require_found(report)
         seen = self._truth if baseline else self.images.first(SHOWN) if self.own else image_set("demo")
         demo = evaluate(detector, seen, size, progress=False, square=square)
         delta = paired_bootstrap(report, baseline.report, self.resamples) if baseline else None

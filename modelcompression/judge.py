@@ -12,22 +12,18 @@ from tqdm import tqdm
 
 from .assets import ImageSet
 from .detector import Detector
-from .errors import ModelCompressionError
 from .fetch import sha256
 from .measure.accuracy import Evaluation, evaluate
 from .measure.footprint import size_mb
 from .measure.fresh import PAIRS, PROCESSES, speedup, time_in_fresh_process
 from .measure.kept import Kept
 from .measure.pipeline import View
+from .measurement import require_found
 from .terminal import BAR
 from .verdict import Outcome, Speed, loss, moved
 
 DISTANCES = 16  # photographs
 TIMING = 60  # what a process of timings costs, in photographs evaluated
-
-
-class JudgeError(ModelCompressionError, ValueError):
-    """Nothing can be judged with these photographs; the message says why."""
 
 
 class Judge:
@@ -70,15 +66,10 @@ class Judge:
         """What all others are compared with.
 
         Raises:
-            JudgeError: it finds nothing that is right.
+            NothingFoundError: it finds nothing that is right.
         """
-        labelled = any(len(sample.classes) for sample in self._judged.samples)
-        for found in (self.before, self.after):
-            if not (found.map50_95 if labelled else sum(map(len, found.detections))):
-                raise JudgeError(
-                    f"the original finds nothing on {found.images.name}: are these photographs, and their "
-                    "labels, its own?"
-                )
+        require_found(self.before)
+        require_found(self.after)
         nothing = loss(self.after, self.after)
         return Outcome("original", tuple(ships), size_mb(ships), nothing, 0.0, None, (), self.after)
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .detector import Detector
+from .errors import ModelCompressionError
 from .measure.accuracy import Evaluation
 from .measure.footprint import bits_per_weight, size_mb, sparsity
 from .measure.intervals import Interval
 from .measure.latency import Comparison
+
+
+class NothingFoundError(ModelCompressionError, ValueError):
+    """With an original that finds nothing nothing can be compared; the message says why that may be."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,20 @@ class Measurement:
     delta: Interval | None
     timing: Comparison | None = field(repr=False)
     metrics: dict[str, float]
+
+
+def require_found(original: Evaluation) -> None:
+    """Notice that nothing can be compared with the original before anything is.
+
+    Raises:
+        NothingFoundError: nothing that it finds there is right; without labels: it finds nothing.
+    """
+    labelled = any(len(sample.classes) for sample in original.images.samples)
+    if not (original.map50_95 if labelled else sum(map(len, original.detections))):
+        raise NothingFoundError(
+            f"the original finds nothing on {original.images.name}: are these photographs, and their labels, "
+            "its own?"
+        )
 
 
 def absolute_metrics(

@@ -35,6 +35,7 @@ from modelcompression.images import letterbox, prepared
 from modelcompression.measure import accuracy, pipeline
 from modelcompression.measure.accuracy import suppress
 from modelcompression.measure.kept import Kept
+from modelcompression.measurement import NothingFoundError
 from modelcompression.methods import quantization
 from modelcompression.methods.lean import LeanDetector
 from modelcompression.own_model import OwnModelError, input_size
@@ -243,8 +244,9 @@ def test_the_command_says_what_is_missing(trained: Path, data: Path, tmp_path: P
     assert "file" in command(trained, "--trust", "--data", data, "--out", tmp_path / "file" / "out")
 
 
-def test_labels_of_something_else_are_noticed(trained: Path, data: Path, tmp_path: Path) -> None:
-    """Not a traceback from a division by zero."""
+@pytest.fixture
+def wrong(data: Path, tmp_path: Path) -> Path:
+    """Labels of something else."""
     for part in ("images", "labels"):
         for split in ("train", "val"):
             (tmp_path / part / split).mkdir(parents=True)
@@ -252,7 +254,11 @@ def test_labels_of_something_else_are_noticed(trained: Path, data: Path, tmp_pat
         for split in ("train", "val"):
             cv2.imwrite(str(tmp_path / f"images/{split}/{number}.png"), np.full((160, 160, 3), 90, np.uint8))
             (tmp_path / f"labels/{split}/{number}.txt").write_text("0 .5 .5 .2 .2\n")
-    wrong = edited(data, tmp_path, path=str(tmp_path))
+    return edited(data, tmp_path, path=str(tmp_path))
+
+
+def test_labels_of_something_else_are_noticed(trained: Path, wrong: Path, tmp_path: Path) -> None:
+    """Not a traceback from a division by zero."""
     said = command(trained, "--trust", "--data", wrong, "--out", tmp_path / "out", "--threads", "1")
     assert "finds nothing on mine, train" in said
 
@@ -519,6 +525,21 @@ def test_a_notebook_says_what_is_wrong_with_a_model_of_ones_own(bench, trained: 
         bench(weights=trained, data=data)
     with pytest.raises(ParameterError, match="is compressed already"):
         bench(weights=MODELS / "yolov8n-shapes3.mcpk", data=data)
+
+
+def test_a_notebook_says_that_photographs_are_something_elses(bench, trained: Path, wrong: Path) -> None:
+    hw = bench(weights=trained, data=wrong, trust=True)
+    eager = TorchDetector(trained, 1, subject=hw.subject)
+    with pytest.raises(NothingFoundError, match="finds nothing on mine, val: are these photographs"):
+        hw.measure("Original model", eager, ships=[trained], log=False)
+
+
+def test_a_smoke_run_looks_at_photographs_with_objects(bench, trained: Path, data: Path, tmp_path) -> None:
+    file = own_copy(data, tmp_path)
+    for number in range(6):
+        (tmp_path / f"data/labels/val/0000{number}.txt").unlink()
+    hw = bench(weights=trained, data=file, trust=True)
+    assert [sample.path.stem[-1] for sample in hw.images.samples] == list("670123")
 
 
 def test_a_model_with_cocos_classes_needs_no_data_set(bench, weights: Path, tmp_path: Path) -> None:
