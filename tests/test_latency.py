@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from modelcompression import machine
+from modelcompression import ROOT, machine
 from modelcompression.machine import cpu
 from modelcompression.measure import latency
 from modelcompression.measure.latency import time_pairs
@@ -78,6 +79,24 @@ def test_kept_memory_causes_no_page_faults() -> None:
     done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True, check=True)
     returned, kept = map(int, done.stdout.split())
     assert kept < 100 < 2000 < returned
+
+
+@pytest.mark.slow
+def test_a_script_that_new_processes_cannot_import_is_told_so(tmp_path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from modelcompression.measure.fresh import time_in_fresh_process\n"
+        "from modelcompression.measure.pipeline import USUAL\n"
+        "time_in_fresh_process(None, None, [], USUAL, 1)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    said = done.stderr.splitlines()[-1]
+    assert (
+        "FreshProcessError: " in said
+        and "if memory was short" in said
+        and '`if __name__ == "__main__":`' in said
+    )
 
 
 def test_pairs_must_be_positive() -> None:

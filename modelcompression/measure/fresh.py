@@ -28,7 +28,7 @@ PROCESSES, PAIRS = 5, 15  # of a timing that others may rely on
 
 
 class FreshProcessError(ModelCompressionError, RuntimeError):
-    """A timing process was killed; the message says what to do."""
+    """A timing process did not live to the end; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def time_in_fresh_process(
         view, baseline_view: how each is shown them.
 
     Raises:
-        FreshProcessError: the process was killed.
+        FreshProcessError: the process was killed, or cannot start.
         DetectorError, AssetError: a file is gone by now.
     """
     detectors = cloudpickle.dumps((baseline, variant))
@@ -64,7 +64,8 @@ def time_in_fresh_process(
             return pool.submit(_time, detectors, list(photographs), view, pairs, baseline_view).result()
         except BrokenProcessPool:
             raise FreshProcessError(
-                "the process that timed a model was killed, perhaps for lack of memory: run it again"
+                "the process that times a model has died: run it again if memory was short; a script of your "
+                'own has to begin its work below `if __name__ == "__main__":`'
             ) from None
 
 
