@@ -31,7 +31,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from .fetch import AssetError, NotServedError, UnreachableError, download, roots, sha256, verify
@@ -189,7 +189,7 @@ def save_as_yolo(images: ImageSet, folder: Path, quality: int | None = None, cha
             shutil.copyfile(sample.path, copy)
         else:
             with Image.open(sample.path) as image:
-                image.convert("RGB").save(copy.with_suffix(".jpg"), quality=quality)
+                ImageOps.exif_transpose(image).convert("RGB").save(copy.with_suffix(".jpg"), quality=quality)
         centre = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
         boxes = np.hstack([centre, sample.boxes[:, 2:] - sample.boxes[:, :2]])
         boxes /= [sample.width, sample.height, sample.width, sample.height]

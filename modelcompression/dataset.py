@@ -13,9 +13,9 @@ import yaml
 
 from .assets import ImageSet, Sample
 from .fetch import AssetError
+from .frames import photographs_below
 from .labels import read_labels
 
-FORMATS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 MOST = 200  # photographs to tune with, and to judge with, unless another number is wished for
 FEWEST = 8  # photographs: six to calibrate, two to look at
 EVERY = 4  # photograph of a folder is looked at, the others calibrate
@@ -61,7 +61,7 @@ def from_folder(folder: Path, names: Sequence[str], most: int) -> tuple[ImageSet
     """
     if not folder.is_dir():
         raise AssetError(f"{folder} is no folder: give one with photographs")
-    paths = _photographs(folder)
+    paths = photographs_below(folder)
     if len(paths) < FEWEST:
         raise AssetError(f"{folder} holds {len(paths)} photographs: give at least {FEWEST}")
     return tuple(
@@ -116,7 +116,7 @@ def _entry(file: Path, base: str, entry: str) -> list[Path]:
     tried = [root / base / reading for root in roots for reading in readings]
     for place in tried:
         if place.is_dir():
-            return _photographs(place)
+            return photographs_below(place)
         if place.is_file():
             lines = place.read_text(encoding="utf8").split("\n")
             return [(place.parent / line.strip()).resolve() for line in lines if line.strip()]
@@ -124,10 +124,6 @@ def _entry(file: Path, base: str, entry: str) -> list[Path]:
         f"{file} names '{entry}', but there is no {' and no '.join(dict.fromkeys(map(str, tried)))}: correct "
         "its path"
     )
-
-
-def _photographs(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
 
 
 def _spaced(paths: Sequence[Path], most: int) -> list[Path]:

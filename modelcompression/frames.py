@@ -75,6 +75,11 @@ def photographs(source: str) -> list[Path]:
     return found
 
 
+def photographs_below(folder: Path) -> list[Path]:
+    """All photographs in a folder and in those within it, by path; none is opened."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTOGRAPHS and p.is_file())
+
+
 def is_film(source: str) -> bool:
     """Whether a source is a video file, or the number of a camera rather than a file of that name."""
     path = Path(source)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from modelcompression import ROOT, assets, fetch, labels, subject
 from modelcompression.fetch import AssetError, StorageError, UnreachableError
@@ -542,3 +543,35 @@ def test_saved_as_yolo_reads_back_to_the_same_boxes(demo, tmp_path: Path) -> Non
             corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
             sizes = [sample.width, sample.height] * 2
             assert [c * s for c, s in zip(corners, sizes, strict=True)] == pytest.approx(box, abs=0.01)
+
+
+def test_a_turned_photograph_is_saved_upright(tmp_path: Path) -> None:
+    """Its boxes are of the upright picture: here one at the top, which is on the left of what is stored."""
+    turned, exif = np.full((40, 80, 3), 0, np.uint8), Image.Exif()
+    turned[:, :20] = 255
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise by 90°
+    Image.fromarray(turned).save(tmp_path / "turned.jpg", exif=exif)
+    top = np.float64([[0, 0, 40, 20]])
+    sample = assets.Sample(
+        tmp_path / "turned.jpg", 40, 80, np.array([0]), top, np.array([800.0]), np.zeros((0, 5))
+    )
+    for quality in (None, 90):
+        assets.save_as_yolo(assets.ImageSet("one", (sample,), ("top",)), tmp_path / "set", quality)
+        seen = cv2.imread(str(tmp_path / "set/images/turned.jpg"))
+        assert seen.shape == (80, 40, 3) and seen[:18].min() > 200 and seen[22:].max() < 50
+
+
+def test_a_digest_is_of_what_an_evaluation_depends_on(demo, tmp_path: Path) -> None:
+    samples = demo.samples
+    same = assets.ImageSet("another name", tuple(samples)).digest
+    assert same == demo.digest != demo.first(len(demo) - 1).digest
+    assert assets.ImageSet("turned", samples[::-1]).digest != same
+    (moved := samples[0].boxes.copy())[0, 0] += 1
+    for changes in ({"boxes": moved}, {"classes": samples[0].classes + 1}, {"crowd": np.ones((1, 5))},
+                    {"path": samples[1].path}):  # fmt: skip
+        assert assets.ImageSet("edited", (replace(samples[0], **changes), *samples[1:])).digest != same
+
+
+def test_paths_are_from_all_over_a_set(demo) -> None:
+    assert demo.paths(2) == [demo.samples[number].path for number in (0, len(demo) // 2)]
+    assert demo.paths(1000) == [sample.path for sample in demo.samples]

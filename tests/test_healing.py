@@ -284,12 +284,12 @@ def test_too_few_photographs(photographs, tmp_path) -> None:
 def test_photographs_of_val2017_are_left_out(photographs, tmp_path) -> None:
     folder = tmp_path / "mine"
     (folder / "val2017").mkdir(parents=True)
-    for name in ("a.JPG", "000000000139.jpg", "val2017/other.png", "notes.txt"):
+    for name in ("a.JPG", "000000000139.jpg", "val2017/other.png", "notes.txt", "b.tiff"):
         shutil.copy(photographs[0], folder / name)
     found = photographs_in(folder)
-    assert [path.name for path in found.paths] == ["a.JPG"]
-    assert str(found) == "1 photographs, 2 of val2017 left out"
-    (folder / "a.JPG").unlink()
+    assert [path.name for path in found.paths] == ["a.JPG", "b.tiff"]
+    assert str(found) == "2 photographs, 2 of val2017 left out"
+    (folder / "a.JPG").unlink(), (folder / "b.tiff").unlink()
     with pytest.raises(HealingError, match="no photographs to learn from"):
         photographs_in(folder)
     with pytest.raises(HealingError, match="is not a folder"):

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import ModelCompressionError
+from ..frames import photographs_below
 
 FEWEST = 16
 HELD_OUT = 32
@@ -26,7 +27,6 @@ MOSAIC_SHARE = 0.25
 SCALES = 0.6, 1.3
 COLOUR = 0.2
 GREY = 114
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 REPORTED_ON = ("coco-val.jsonl", "coco-val-more.jsonl")
 
 
@@ -61,7 +61,7 @@ def photographs_in(folder: Path | str) -> Folder:
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise HealingError(f"{folder} is not a folder")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = photographs_below(folder)
     reported = _reported_ids()
     kept = [
         p for p in found if p.stem not in reported and "val2017" not in p.relative_to(folder.parent).parts
