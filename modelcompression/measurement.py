@@ -12,6 +12,7 @@ from .measure.accuracy import Evaluation
 from .measure.footprint import bits_per_weight, size_mb, sparsity
 from .measure.intervals import Interval
 from .measure.latency import Comparison
+from .measure.pipeline import CONFIDENCE
 
 
 class NothingFoundError(ModelCompressionError, ValueError):
@@ -36,10 +37,11 @@ def require_found(original: Evaluation) -> None:
     """Notice that nothing can be compared with the original before anything is.
 
     Raises:
-        NothingFoundError: nothing that it finds there is right; without labels: it finds nothing.
+        NothingFoundError: nothing that it finds there is right; without labels: it would show nothing.
     """
     labelled = any(len(sample.classes) for sample in original.images.samples)
-    if not (original.map50_95 if labelled else sum(map(len, original.detections))):
+    shown = any((found[:, 4] > CONFIDENCE).any() for found in original.detections)
+    if not (original.map50_95 if labelled else shown):
         raise NothingFoundError(
             f"the original finds nothing on {original.images.name}: are these photographs, and their labels, "
             "its own?"

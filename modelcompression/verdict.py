@@ -17,10 +17,10 @@ from .detector import Detector, TorchDetector
 from .images import letterbox, prepared
 from .measure.accuracy import Evaluation, match
 from .measure.intervals import Interval, loss_bound
+from .measure.pipeline import CONFIDENCE
 from .methods.distance import distance
 from .network import unchosen
 
-SHOWN = 0.25  # confidence of detections that an application would show
 RESAMPLES = 1000
 STYLE = "body{font:16px sans-serif;margin:2em}td,th{padding:.2em .7em;text-align:right}img{max-width:100%}"
 
@@ -29,7 +29,7 @@ STYLE = "body{font:16px sans-serif;margin:2em}td,th{padding:.2em .7em;text-align
 class Loss:
     """How much worse than the original, as a share; ``bound`` is the one-sided 95 % bound over images.
 
-    labelled: of mAP50-95; otherwise of the agreement with the original's detections above ``SHOWN``.
+    labelled: of mAP50-95; otherwise of the agreement with the original's detections above ``CONFIDENCE``.
     """
 
     value: float
@@ -52,14 +52,14 @@ def loss(variant: Evaluation, original: Evaluation, seed: int = 0) -> Loss:
         variant.detections, original.detections, original.images.samples, strict=True)])  # fmt: skip
     draws = np.random.default_rng(seed).integers(0, len(pairs), (RESAMPLES, len(pairs)))
     sums = pairs[draws].sum(1)
-    shares = 1 - sums[:, 0] / np.maximum(sums[:, 1], 1)
-    value = 1 - pairs[:, 0].sum() / max(pairs[:, 1].sum(), 1)
-    return Loss(float(value), float(np.percentile(shares, 95)), False)
+    sums = sums[sums[:, 1] > 0]  # photographs on which nothing is shown say nothing
+    value = 1 - pairs[:, 0].sum() / pairs[:, 1].sum()
+    return Loss(float(value), float(np.percentile(1 - sums[:, 0] / sums[:, 1], 95)), False)
 
 
 def _agreement(ours: np.ndarray, theirs: np.ndarray, sample: Sample) -> tuple[float, float]:
     """Twice the detections that both show (IoU from 0.5, same class), and all that either shows."""
-    ours, theirs = (found[found[:, 4] > SHOWN] for found in (ours, theirs))
+    ours, theirs = (found[found[:, 4] > CONFIDENCE] for found in (ours, theirs))
     classes, boxes = theirs[:, 5].astype(int), theirs[:, :4].astype(float)
     wanted = replace(sample, classes=classes, boxes=boxes, areas=np.zeros(len(theirs)))
     return 2 * float(match(ours, wanted)[:, 0].sum()), float(len(ours) + len(theirs))
@@ -77,12 +77,12 @@ def moved(detector: Detector, original: Detector, images: ImageSet, size: int) -
     found = []
     for sample in images.samples:
         pixels = letterbox(sample.path, size)[0]
-        ours, theirs = (_logits(_every_anchor(one, pixels), strides) for one in (detector, original))
+        ours, theirs = (_logits(every_anchor(one, pixels), strides) for one in (detector, original))
         found.append(float(distance(ours, theirs)))
     return float(np.mean(found))
 
 
-def _every_anchor(detector: Detector, pixels: np.ndarray) -> np.ndarray:
+def every_anchor(detector: Detector, pixels: np.ndarray) -> np.ndarray:
     """(1, 4 + classes, anchors): of a head without suppression not only its best, in their order."""
     batch = prepared(detector, pixels)
     if not isinstance(detector, TorchDetector):

@@ -35,7 +35,7 @@ from modelcompression.images import letterbox, prepared
 from modelcompression.measure import accuracy, pipeline
 from modelcompression.measure.accuracy import suppress
 from modelcompression.measure.kept import Kept
-from modelcompression.measurement import NothingFoundError
+from modelcompression.measurement import NothingFoundError, require_found
 from modelcompression.methods import quantization
 from modelcompression.methods.lean import LeanDetector
 from modelcompression.own_model import OwnModelError, input_size
@@ -43,7 +43,7 @@ from modelcompression.packed import checkpoint
 from modelcompression.recipes import exported_graph
 from modelcompression.subject import YOLOV8N, Subject
 from modelcompression.tracking import history
-from modelcompression.verdict import Loss, Outcome, moved
+from modelcompression.verdict import Loss, Outcome, loss, moved
 
 MODELS = ROOT / "tests" / "models"
 NAMES = shapes.CLASSES[:3]
@@ -261,6 +261,24 @@ def test_labels_of_something_else_are_noticed(trained: Path, wrong: Path, tmp_pa
     """Not a traceback from a division by zero."""
     said = command(trained, "--trust", "--data", wrong, "--out", tmp_path / "out", "--threads", "1")
     assert "finds nothing on mine, train" in said
+
+
+def shown(images: assets.ImageSet, *confidences: float) -> accuracy.Evaluation:
+    """One detection for each photograph."""
+    found = [np.float32([[10, 10, 50, 50, confidence, 0]]) for confidence in confidences]
+    nothing = np.zeros((1, 10), bool)
+    return accuracy.Evaluation(images, found, [nothing] * len(found), [s.classes for s in images.samples])
+
+
+def test_without_labels_photographs_on_which_nothing_is_shown_say_nothing(data: Path) -> None:
+    images = dataset.from_folder(data.parent / "images/val", NAMES, 200)[1]
+    assert len(images) == 2
+    original = shown(images, 0.9, 0.2)
+    require_found(original)
+    same, lost = loss(shown(images, 0.8, 0.1), original), loss(shown(images, 0.1, 0.1), original)
+    assert [(same.value, same.bound), (lost.value, lost.bound)] == [(0, 0), (1, 1)]
+    with pytest.raises(NothingFoundError, match="finds nothing on val, to judge"):
+        require_found(shown(images, 0.2, 0.2))
 
 
 def wish(weights: Path, out: Path, max_loss: float = 0.5, **wanted: object) -> compress.Wish:
