@@ -602,7 +602,8 @@ ARCHITECTURES = {
 @pytest.mark.parametrize("which", ARCHITECTURES)
 def test_any_architecture_comes_back_through_detect(which: str, data: Path, tmp_path: Path) -> None:
     model = random_network(f"{which.split(',')[0]}.yaml", **ARCHITECTURES[which])
-    require_round_trip(model, tmp_path, data.parent / "images/val", size=96, everything=False)
+    size = 160 if "v10" in which else 96  # it has more anchors there than it gives detections
+    require_round_trip(model, tmp_path, data.parent / "images/val", size=size, everything=False)
 
 
 @pytest.fixture(scope="module")
