@@ -120,6 +120,7 @@ class Work:
         self.labelled = wish.data is not None
         self.most = DEFAULT_LOSS[self.labelled] if wish.max_loss is None else wish.max_loss
         self.size = input_size(self.model, wish.size)
+        self.model.args = {**getattr(self.model, "args", {}), "imgsz": self.size}  # its files say so
         self.out = wish.out or Path(f"{self.name}-compressed")
         made_of = [sha256(path) for path in (wish.weights, *(s.path for s in self.tuning.samples))]
         identity = f"{source_digest()} {versions()} {self.size} {made_of}"
@@ -131,9 +132,8 @@ class Work:
         self._rounder = Rounder(self.model, self.tuning, self.size)
         eager = TorchDetector(copy.deepcopy(self.model), wish.threads, subject=self.subject)
         kept = Kept(self.folder / "measured", str(cpu()))
-        self.searches, processes = (1, 1) if wish.smoke else (SEARCHES, PROCESSES)
-        sets = self.tuning, self.judged
-        self.judge = Judge(eager, *sets, self.size, kept, self._effort(processes), processes)
+        self.searches, count = (1, 1) if wish.smoke else (SEARCHES, PROCESSES)
+        self.judge = Judge(eager, self.tuning, self.judged, self.size, kept, self._effort(count), count)
 
     def _effort(self, processes: int) -> int:
         tuned, judged, goal = len(self.tuning), len(self.judged), self.wish.goal

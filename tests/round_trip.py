@@ -80,7 +80,9 @@ def require_export(model: nn.Module, folder: Path, photograph: Path, size: int) 
 def _opened(file: Path, size: int, original: Detector) -> Detector:
     """A file as its user opens it; it knows by itself what it was made from."""
     if file.name.endswith("-small.mcpk"):
-        return TorchDetector(checkpoint.load(file).model, 1, subject=original.subject)
+        model = checkpoint.load(file).model
+        assert model.args["imgsz"] == size
+        return TorchDetector(model, 1, subject=original.subject)
     own = Model(file if file.suffix == ".mcpk" else file.parent, threads=1)
     assert (own.size, own.names) == (size, original.subject.names)
     assert own.detector.subject.strides == original.subject.strides
