@@ -31,6 +31,11 @@ def letterbox(
     return canvas, scale, offset
 
 
+def forget() -> None:
+    """Free the memory of what ``letterbox`` remembers; other processes find this function by its name."""
+    letterbox.cache_clear()
+
+
 def _decoded(path: Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:

@@ -50,7 +50,7 @@ CHECKED = {
     "make lab": "runs until Ctrl-C",
     "pip install .": "installs from the network",
     "modelcompression detect": "test_detect.py",
-    "modelcompression detect photo.jpg --model FILE": "likewise",
+    "modelcompression detect photo.jpg --model FILE_OR_FOLDER": "likewise",
     "modelcompression compress best.pt --data my.yaml --trust": "test_compress.py",
     "modelcompression compress best.pt --data my.yaml --max-loss 1% --trust": "likewise",
     "modelcompression compress best.pt --images photos --trust": "likewise",

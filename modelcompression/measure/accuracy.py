@@ -23,7 +23,7 @@ from ultralytics.utils.ops import xywh2xyxy
 
 from ..assets import ImageSet, Sample
 from ..detector import Detector
-from ..images import letterbox, prepared, seen, to_original
+from ..images import forget, prepared, seen, to_original
 from ..subject import class_names
 from .shards import spread
 
@@ -135,7 +135,7 @@ def evaluate(
         mininterval=1,
     )
     with bar:
-        for judged in spread(partial(_judge, size, square), detector, images.samples, letterbox.cache_clear):
+        for judged in spread(partial(_judge, size, square), detector, images.samples, forget):
             for found, right in judged:
                 detections.append(found)
                 correct.append(right)
