@@ -32,7 +32,7 @@ from .measure.fresh import PROCESSES
 from .measure.kept import Kept
 from .methods import quantization
 from .methods.lean import LeanDetector
-from .own_model import input_size, own_model, require_packable
+from .own_model import own_model, require_packable
 from .packed import checkpoint
 from .recipes import Rounder, described, exported_graph, grids, int8_attempts, whole_folder
 from .subject import Subject
@@ -119,7 +119,7 @@ class Work:
         self.tuning, self.judged = read(place, self.subject.names, MOST)
         self.labelled = wish.data is not None
         self.most = DEFAULT_LOSS[self.labelled] if wish.max_loss is None else wish.max_loss
-        self.size = input_size(self.model, wish.size)
+        self.size = self.subject.input_size(self.model, wish.size)
         self.model.args = {**getattr(self.model, "args", {}), "imgsz": self.size}  # its files say so
         self.out = wish.out or Path(f"{self.name}-compressed")
         made_of = [sha256(path) for path in (wish.weights, *(s.path for s in self.tuning.samples))]

@@ -38,7 +38,7 @@ from .measure.kept import Kept
 from .measure.latency import time_pairs
 from .measure.pipeline import View, time_pipelines
 from .measurement import Measurement, absolute_metrics, relative_metrics, require_found, row, sentence
-from .own_model import PACKED, input_size, own_model
+from .own_model import PACKED, own_model
 from .parameters import ParameterError, require_valid
 from .subject import YOLOV8N, Subject, class_names
 from .subject import weights as yolov8n
@@ -285,7 +285,8 @@ class Homework:
                 f"{self.weights} is compressed already: WEIGHTS is the .pt file of a training"
             )
         model = own_model(self.weights, trust)
-        self.subject, self.size = Subject.of(model), input_size(model)
+        self.subject = Subject.of(model)
+        self.size = self.subject.input_size(model)
         if not data and dict(enumerate(self.subject.names)) != class_names():
             raise ParameterError(
                 f"{self.weights} has other classes than COCO: set DATA to the YAML of its data set as well"

@@ -12,7 +12,7 @@ from .fetch import sha256
 from .packed import checkpoint
 from .packed.architecture import HEADS, architecture_of
 from .packed.tensors import PackedCheckpointError
-from .subject import WEIGHTS_SHA256, Subject
+from .subject import WEIGHTS_SHA256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,13 +84,6 @@ def require_packable(model: nn.Module) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Path(folder, "whole.mcpk"), model, {})
-
-
-def input_size(model: nn.Module, wished: int | None = None) -> int:
-    """Side of the square that a model sees, as wished or trained: a multiple of 32 and its largest stride."""
-    multiple = Subject(strides=tuple(int(stride) for stride in model.stride)).multiple
-    asked = wished or getattr(model, "args", {}).get("imgsz", 640)
-    return -(-int(max(asked) if isinstance(asked, list | tuple) else asked) // multiple) * multiple
 
 
 def _require_trust(weights: Path, trusted: bool, digest: str | None) -> None:

@@ -18,6 +18,7 @@ from .fetch import AssetError, StorageError, download, roots, storing, verify
 if TYPE_CHECKING:
     from torch import nn
 
+USUAL_SIZE = 640  # pixels, ultralytics' own
 PARAMETERS = 3_151_904  # of YOLOv8n with BatchNorm folded
 WEIGHTS_SHA256 = "f59b3d833e2ff32e194b5bb8e08d211dc7c5bdf144b90d2c8412c47ccfc83b36"
 WEIGHTS_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/yolov8n.pt"
@@ -74,6 +75,12 @@ class Subject:
         Ultralytics' own rectangles are never finer than 32, even for a head whose largest stride is 16.
         """
         return max(32, *self.strides)
+
+    def input_size(self, model: nn.Module, wished: int | None = None) -> int:
+        """Side of the square that a model of this subject sees: as wished or trained, rounded up."""
+        asked = wished or getattr(model, "args", {}).get("imgsz", USUAL_SIZE)
+        longest = int(max(asked) if isinstance(asked, list | tuple) else asked)
+        return -(-longest // self.multiple) * self.multiple
 
     def nms_iou(self, usual: float) -> float:
         """From which IoU boxes suppress each other: 1, that is never, if the head has done so."""

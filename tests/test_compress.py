@@ -38,7 +38,7 @@ from modelcompression.measure.kept import Kept
 from modelcompression.measurement import NothingFoundError, require_found
 from modelcompression.methods import quantization
 from modelcompression.methods.lean import LeanDetector
-from modelcompression.own_model import OwnModelError, input_size
+from modelcompression.own_model import OwnModelError
 from modelcompression.packed import checkpoint
 from modelcompression.recipes import exported_graph
 from modelcompression.subject import YOLOV8N, Subject
@@ -654,7 +654,7 @@ def test_what_a_head_has_suppressed_is_not_suppressed_again(end2end: bool, data:
 
 @pytest.mark.parametrize(("strides", "size"), [((8, 16), 416), ((8, 16, 32), 416), ((8, 16, 32, 64), 448)])
 def test_an_input_fits_the_strides_and_what_evaluates(strides: tuple[int, ...], size: int) -> None:
-    assert input_size(types.SimpleNamespace(stride=torch.tensor(strides)), 400) == size
+    assert Subject(strides=strides).input_size(nn.Module(), 400) == size
 
 
 def test_a_model_of_an_older_ultralytics_is_exported(tmp_path: Path) -> None:
@@ -670,7 +670,7 @@ def test_strides_and_heads_of_other_kinds(name: str, data: Path, tmp_path: Path)
     """A stride of 64; and a head that suppresses its own duplicates and gives only the best 300."""
     model = random_network(f"{name}.yaml", width=0.125, end2end=name == "yolo26n")
     subject = Subject.of(model)
-    size = input_size(model, 160)
+    size = subject.input_size(model, 160)
     assert (size, subject.end2end) == ((160, True) if name == "yolo26n" else (192, False))
     graph = exported_graph(model, tmp_path / "float", size, "own")
     eager, lean = TorchDetector(model, 1, subject=subject), LeanDetector(graph, 1, subject=subject)

@@ -89,7 +89,7 @@ def started_workers(scheduler: str, **threads: str) -> Iterator[dict[str, subpro
     }
     try:
         with Client(scheduler, timeout=30, set_as_default=False) as client:
-            client.wait_for_workers(len(threads), timeout=60)
+            wait_for(lambda: len(client.scheduler_info()["workers"]) == len(threads))
         yield found
     finally:
         for process in found.values():
@@ -271,12 +271,21 @@ def test_nobody_waits_for_a_cluster_that_is_gone(who, what, says, demo, tmp_path
         assert address in str(error.value) and "\n" not in str(error.value)
 
 
+def test_workers_whose_memory_is_full_are_named(demo, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shards, "PATIENCE", 2)
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE", "0.001")
+    with started_scheduler(tmp_path) as (_, address), started_workers(address, full="1"):
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+        with pytest.raises(ClusterError, match="paused: give them more memory"):
+            list(shards.spread(lambda detector, cut: time.sleep(600), None, demo.samples, int))
+
+
 def test_a_worker_that_cannot_do_it_is_one_clear_line(demo, scheduler, workers, monkeypatch) -> None:
     def work(detector: object, cut: object) -> None:
         raise ImportError("no module\nof that name")
 
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", scheduler)
-    with pytest.raises(ClusterError, match=r"failed; is its commit.*ImportError: no module of that name$"):
+    with pytest.raises(ClusterError, match=r"failed; is its commit.*ImportError: of that name$"):
         list(shards.spread(work, None, demo.samples, int))
 
 

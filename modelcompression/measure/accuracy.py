@@ -29,7 +29,7 @@ from .shards import spread
 
 CONFIDENCE, NMS_IOU, MAX_DETECTIONS = 0.001, 0.7, 300
 FEW_CANDIDATES, MAX_CANDIDATES = 2000, 30_000  # some detectors find everything a little everywhere
-APART = 7680  # pixels: boxes of different classes never overlap
+APART = 7680  # pixels, as in ultralytics: boxes of different classes never overlap
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 

@@ -21,7 +21,7 @@ import cloudpickle
 from joblib import Parallel, cpu_count, delayed
 
 from ..assets import Sample
-from ..detector import Detector, DetectorError
+from ..detector import Detector, DetectorError, reason_of
 from ..errors import ModelCompressionError
 from ..fetch import AssetError
 
@@ -158,9 +158,9 @@ def _gone(address: str) -> ClusterError:
     return ClusterError(f"the scheduler at {address} does not answer: start it, and this again")
 
 
-def _failed(error: BaseException, address: str) -> ClusterError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return ClusterError(f"a worker of {address} failed; is its commit this one, are its packages? {reason}")
+def _failed(error: Exception, address: str) -> ClusterError:
+    asked = "is its commit this one, are its packages?"
+    return ClusterError(f"a worker of {address} failed; {asked} {reason_of(error)}")
 
 
 def _travelling(work: Work[T], detector: Detector, clean_up: Callable[[], object]) -> Callable[[Cut], T]:

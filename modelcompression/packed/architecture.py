@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ..subject import Subject, class_names
+from ..subject import USUAL_SIZE, Subject, class_names
 from .tensors import PackedCheckpointError, require
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ MOST_CLASS_WIDTH = 100  # ultralytics: max(channels of the first map, min(classe
 MOST_WEIGHTS = 2**27  # twice YOLOv8x
 LARGEST_MAP = 2**25  # elements of one feature map of an image of PROBE² pixels
 PROBE = 256
-USUAL_SIZE = 640  # ultralytics' own
 OPTIONAL = {"class_width", "size"}  # left out of a file where they are None
 
 
@@ -230,10 +229,8 @@ def _class_width(head: nn.Module) -> int | None:
 
 
 def _trained_size(model: nn.Module) -> int | None:
-    """What training has noted, rounded up to what the strides ask for; None for ultralytics' own size."""
-    asked = getattr(model, "args", {}).get("imgsz", USUAL_SIZE)
-    multiple = Subject.of(model).multiple
-    size = -(-int(max(asked) if isinstance(asked, list | tuple) else asked) // multiple) * multiple
+    """What training has noted; None for ultralytics' own size."""
+    size = Subject.of(model).input_size(model)
     return None if size == USUAL_SIZE else size
 
 
