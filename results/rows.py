@@ -157,9 +157,10 @@ def first_table(root: Path) -> pd.DataFrame:
 
 
 def machines(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Rows by machine; first the published one: with a campaign, with most experiments, or the latest."""
+    """Rows by machine; first the published one: with the latest campaign, most experiments, or the latest."""
     groups = [group for _, group in rows.groupby(MACHINE)]
-    rank = [((g["campaign"] != "").any(), len(g), g["finished"].max()) for g in groups]
+    planned = [max(group.loc[group["campaign"] != "", "finished"], default="") for group in groups]
+    rank = [(last, len(g), g["finished"].max()) for last, g in zip(planned, groups, strict=True)]
     order = sorted(range(len(groups)), key=lambda index: rank[index], reverse=True)
     return [groups[index] for index in order]
 

@@ -520,6 +520,17 @@ def test_a_campaign_measures_its_machine_anew(root) -> None:
     assert set(read_rows(root)["experiment"]) == {BASELINE, "Elsewhere", "By its name alone"}
 
 
+def test_the_latest_campaign_makes_the_main_table(root) -> None:
+    """The committed notebooks are of it, however many more rows an older one on another machine has."""
+    old = [run(name, minute=1, campaign="b, CPU, AMX") for name in (BASELINE, "ONNX", "BF16")]
+    since = run("By its name alone", minute=9)
+    there = {"campaign": "c, CPU, AVX2", "cpu": AMD, "isa": "AVX2", "minute": 5}
+    new = [run(BASELINE, **there), run("ONNX", latency_ms=9.87, **there)]
+    shown = headline(regenerate(root, runs(*old, since, *new)))
+    assert list(shown["experiment"]) == [BASELINE, "ONNX"]
+    assert set(shown["isa"]) == {"AVX2"}
+
+
 def test_the_printed_report_holds_the_homework_asked_for(root) -> None:
     rows = regenerate(root, runs(run("ONNX"), run("Pruned", homework="hw3_pruning")))
     assert "Pruned" in aggregate.report(rows, ["hw3_pruning"])
