@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from captions import CAPTIONS
 from modelcompression.files import replace
 from modelcompression.terminal import script
 from models import card_files, check_models
@@ -33,7 +34,7 @@ from rows import (
     read_rows,
     rows_of,
 )
-from tables import CAPTIONS, answer, block, number
+from tables import answer, block, number
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKERS = "<!-- {}:start -->", "<!-- {}:end -->"

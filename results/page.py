@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from captions import CAPTIONS
 from modelcompression.goals import winner
 from rows import FIGURES, machine_name, machines
-from tables import CAPTIONS, number
+from tables import number
 
 PAGE = "results/report.html"
 TEMPLATE = Path(__file__).with_name("report.template.html")

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
 import aggregate
 import tables
 from aggregate import MARKERS, check, regenerate
+from captions import CAPTIONS
 from modelcompression.cards import LICENCE, Card
 from modelcompression.goals import winner
 from page import PAGE
@@ -31,7 +32,6 @@ from rows import (
     read_rows,
     rows_of,
 )
-from tables import CAPTIONS
 
 INTEL, AMD = "Intel Xeon 8481C", "AMD EPYC 7763"
 METRICS = {

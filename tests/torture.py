@@ -59,9 +59,9 @@ from modelcompression.tracking.tracker import Tracker
 sys.path.insert(0, str(ROOT / "results"))
 
 import aggregate
+from captions import CAPTIONS
 from modelcompression.goals import PIPELINE, SPEEDUP
 from rows import FIRST_TABLE, METRICS, MILLISECONDS, REPORT_IMAGES, ResultsError, read_rows
-from tables import CAPTIONS
 
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 HOMEWORK = "hw9_torture"
