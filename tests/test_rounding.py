@@ -290,6 +290,31 @@ def test_patches_are_what_the_convolution_sees(eager) -> None:
         assert torch.allclose(ours, expected[:, positions], atol=1e-4)
 
 
+@pytest.mark.parametrize("bins", [1, 3])
+def test_the_probes_gradients_have_the_curvature_of_the_distance(bins, monkeypatch) -> None:
+    """Over all signs there are, the mean of the gradients' outer products is the distance's Hessian."""
+    torch.manual_seed(0)
+    heads = {"scores": (1, 1, 1), "boxes": (1, 4 * bins, 1)}
+    raw = {name: torch.randn(shape, requires_grad=True) for name, shape in heads.items()}
+    found = []
+    for signs in itertools.product([-1.0, 1.0], repeat=1 + 4 * bins):
+        drawn = iter([torch.tensor(signs[:1]).view(1, 1, 1), torch.tensor(signs[1:]).view(1, 4, bins, 1)])
+        monkeypatch.setattr(distance, "_signs", lambda shape, generator, drawn=drawn: next(drawn))
+        gradients = torch.autograd.grad(distance.probe(raw, torch.Generator()), list(raw.values()))
+        found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    reference = {name: value.detach() for name, value in raw.items()}
+
+    def moved(logits: torch.Tensor) -> torch.Tensor:
+        return distance.distance(
+            {"scores": logits[:1].view(1, 1, 1), "boxes": logits[1:].view(1, -1, 1)}, reference
+        )
+
+    there = torch.cat([value.flatten() for value in reference.values()])
+    expected = torch.autograd.functional.hessian(moved, there)
+    outer = torch.stack(found)
+    assert torch.allclose(outer.T @ outer / len(outer), expected, atol=1e-5)
+
+
 def test_the_sensitivity_predicts_what_noise_does(fresh, demo) -> None:
     """Gauss-Newton against the truth: small noise on one layer moves the detections as far as predicted."""
     image = to_batch(letterbox(demo.samples[0].path, 160)[0])

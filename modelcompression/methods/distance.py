@@ -33,7 +33,7 @@ def probe(raw: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.
         return (scores * upstream).sum() + (boxes * sideways).sum()
     root = q.sqrt() * _signs(q.shape, generator)
     confidence = p.amax(1)[:, None, None]
-    sideways = (root - q * (root * q.sqrt()).sum(2, keepdim=True)) * confidence.sqrt()
+    sideways = (root - q * root.sum(2, keepdim=True)) * confidence.sqrt()
     return (scores * upstream).sum() + (boxes * sideways).sum()
 
 
