@@ -12,7 +12,6 @@ ultralytics is loaded, and the model is ready within about a second. Any other r
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from .cards import model_file
 from .detector import Detector, DetectorError, openvino_file, openvino_settings, positive, reason_of
 from .frames import photograph
 from .images import fit, prepared, to_original
+from .machine import usable_cores
 from .packed.container import opened
 from .packed.graphs import unpacked_graph
 from .subject import YOLOV8N, Subject, class_names
@@ -64,7 +64,7 @@ class Model:
             _check_size(size, YOLOV8N.multiple)  # of other networks it is no smaller
         self.path = Path(model) if model and Path(model).is_dir() else model_file(model)
         self.confidence, self._square = confidence, square
-        self.detector, own = _loaded(self.path, _cores() if threads is None else threads)
+        self.detector, own = _loaded(self.path, usable_cores() if threads is None else threads)
         self.names = self.detector.subject.names or tuple(class_names().values())
         self.size = own if size is None else size
         _check_size(self.size, self.detector.subject.multiple)
@@ -198,8 +198,3 @@ def _pixels(picture: str | Path | np.ndarray) -> np.ndarray:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise DetectorError(f"pixels must be (H, W, 3) uint8 RGB, not {picture.shape} {picture.dtype}")
     return picture
-
-
-def _cores() -> int:
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1

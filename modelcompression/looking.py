@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,7 +39,8 @@ class Looking:
 
     def __init__(self, model: Model, save: Path | None = None, lines: bool = False) -> None:
         self._model, self._save, self._lines = model, save, lines
-        self._taken: Counter[str] = Counter()
+        self._given: set[tuple[int, int]] = set()
+        self._taken: set[str] = set()
         self._seconds: dict[tuple[int, ...], list[float]] = {}
         self._looked = 0
 
@@ -54,6 +55,7 @@ class Looking:
             DetectorError: the network does not fit.
         """
         failed: list[PictureError] = []
+        self._given = set(_identities(sources)) if self._save else set()
         for source in sources:
             with _noted(failed):
                 if is_film(source):
@@ -91,7 +93,8 @@ class Looking:
         shown = film(source)
         self._looked += 1
         number, began = 0, 0.0
-        target = self._target(Path(shown.name.replace(" ", "-")), ".mp4") if self._save else None
+        named = source if Path(source).exists() else shown.name.replace(" ", "-")  # camera-0
+        target = self._target(Path(named), ".mp4") if self._save else None
         bar = tqdm(shown.frames, shown.name, shown.length or None, unit=" frames", leave=False)
         with suppress(KeyboardInterrupt), _video(target, shown.rate) as keep, bar:
             for number, pixels in enumerate(bar, 1):
@@ -107,13 +110,17 @@ class Looking:
         print(said, file=sys.stderr if self._lines else sys.stdout)
 
     def _target(self, source: Path, suffix: str) -> Path:
-        """A file of the same name in the folder for pictures; a second one of that name gets a number."""
-        name = source.stem
-        self._taken[name + suffix] += 1
-        number = self._taken[name + suffix]
-        target = self._save / f"{name}{f'-{number}' if number > 1 else ''}{suffix}"
-        if target.resolve() == source.resolve():
-            raise SaveError(f"{source} would be overwritten: save into another folder than {self._save}")
+        """A file of the same name in the folder for pictures; a second one of that name gets a number.
+
+        Raises:
+            SaveError: one of the given files has that name.
+        """
+        names = (f"{source.stem}{f'-{n}' if n > 1 else ''}{suffix}" for n in itertools.count(1))
+        name = next(name for name in names if name.casefold() not in self._taken)
+        self._taken.add(name.casefold())  # on some disks, a.jpg and A.jpg are one file
+        target = self._save / name
+        if target.exists() and _identity(target) in self._given:
+            raise SaveError(f"{target} would be overwritten: save into another folder than {self._save}")
         return target
 
     def summary(self) -> str:
@@ -122,6 +129,19 @@ class Looking:
         said = f"{sum(map(len, shapes))} photograph(s) in {sum(map(sum, shapes)):.1f} s"
         others = [seconds for found in shapes for seconds in found[1:]]
         return said + (f", {1000 * median(others):.0f} ms each (median)" if others else "")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for two names of one file."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _identities(sources: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Of all files that were given, those in folders included."""
+    for source in map(Path, sources):
+        paths = source.iterdir() if source.is_dir() else [source]
+        yield from (_identity(path) for path in paths if path.exists())
 
 
 @contextmanager
@@ -149,9 +169,10 @@ def _video(target: Path | None, rate: float) -> Iterator[Callable[[np.ndarray], 
     def keep(pixels: np.ndarray) -> None:
         if not writer:
             height, width = pixels.shape[:2]
-            writer.append(cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height)))
-            if not writer[0].isOpened():
+            opened = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+            if not opened.isOpened():
                 raise SaveError(f"{target} cannot be written as a video")
+            writer.append(opened)
         writer[0].write(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
 
     try:

@@ -182,6 +182,40 @@ def test_photographs_are_never_overwritten(packed_int8: Path, folder: Path) -> N
     assert (folder / "bus.jpg").read_bytes() == before
 
 
+def test_no_given_file_is_overwritten_by_another_ones_picture(packed_int8, folder, tmp_path) -> None:
+    place = tmp_path / "my films"
+    place.mkdir()
+    for source, name in (("film.mp4", "clip.mp4"), ("bus.jpg", "a.jpeg"), ("zidane.jpg", "a.jpg")):
+        (place / name).write_bytes((folder / source).read_bytes())
+    before = {path: path.read_bytes() for path in place.iterdir()}
+    for source in (place / "clip.mp4", place):
+        assert "would be overwritten" in called(source, "--save", place, model=packed_int8, code=1)
+    assert {path: path.read_bytes() for path in place.iterdir()} == before
+
+
+def test_each_photograph_has_a_picture_of_its_own(packed_int8, folder, tmp_path) -> None:
+    for name in ("a-2.jpg", "a.jpeg", "a.jpg", "A.JPG"):
+        (tmp_path / name).write_bytes((folder / "bus.jpg").read_bytes())
+    called(tmp_path, "--save", tmp_path / "boxes", model=packed_int8)
+    saved = [path.name for path in (tmp_path / "boxes").iterdir()]
+    assert len({name.casefold() for name in saved}) == len(saved) == 4, saved
+
+
+def test_a_film_that_cannot_be_written_is_named(packed_int8, folder, tmp_path, monkeypatch) -> None:
+    class Refused:
+        fourcc = staticmethod(cv2.VideoWriter.fourcc)
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def isOpened(self) -> bool:
+            return False
+
+    monkeypatch.setattr(cv2, "VideoWriter", Refused)
+    said = called(folder / "film.mp4", "--save", tmp_path, model=packed_int8, code=1)
+    assert f"{tmp_path / 'film.mp4'} cannot be written as a video" in said
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -206,8 +240,11 @@ def test_what_is_no_picture_is_one_line(packed_int8, tmp_path, monkeypatch, name
 
 def test_one_bad_photograph_stops_no_others(packed_int8: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    said = called(tmp_path, folder / "bus.jpg", tmp_path / "none.jpg", model=packed_int8, code=1)
+    (tmp_path / "good.jpg").write_bytes((folder / "zidane.jpg").read_bytes())
+    given = (tmp_path, folder / "bus.jpg", tmp_path / "none.jpg", "--save", tmp_path / "boxes")
+    said = called(*given, model=packed_int8, code=1)
     assert said.count("warning: ") == 2 and "2 of what was given could not be read" in said
+    assert sorted(path.name for path in (tmp_path / "boxes").iterdir()) == ["bus.jpg", "good.jpg"]
 
 
 def test_a_bad_model_is_one_line(packed_int8: Path, folder: Path, tmp_path: Path) -> None:
