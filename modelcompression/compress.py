@@ -37,8 +37,9 @@ from .packed import checkpoint
 from .recipes import Rounder, described, exported_graph, grids, int8_attempts, whole_folder
 from .subject import Subject
 from .tracking.store import RunRecord
+from .tracking.targets import resolve_target
 from .tracking.tracker import Tracker
-from .verdict import Loss, Outcome, loss, write_report
+from .verdict import Loss, Outcome, detecting, loss, predicting, write_report
 
 GOALS = ("fast", "small", "both")
 DEFAULT_LOSS = {True: 0.01, False: 0.05}  # with labels: of mAP50-95; without: of the agreement
@@ -88,6 +89,7 @@ def compress(wish: Wish) -> list[Outcome]:
         ModelCompressionError: bad input, in one line, before any long work starts.
         OSError: the folder for the files cannot be written.
     """
+    resolve_target()  # a wrong address of the runs' server
     work = Work(wish)
     with work.judge.bar:
         outcomes = [work.judge.original((wish.weights,))]
@@ -115,13 +117,16 @@ class Work:
         if wish.goal != "fast":
             require_packable(self.model)
         self.subject = Subject.of(self.model)
-        read, place = (from_yaml, wish.data) if wish.data else (from_folder, wish.images)
-        self.tuning, self.judged = read(place, self.subject.names, MOST)
+        self.out, names = wish.out or Path(f"{self.name}-compressed"), self.subject.names
+        self.tuning, self.judged = (
+            from_yaml(wish.data, names, MOST)
+            if wish.data
+            else from_folder(wish.images, names, MOST, without=self.out)
+        )
         self.labelled = wish.data is not None
         self.most = DEFAULT_LOSS[self.labelled] if wish.max_loss is None else wish.max_loss
         self.size = self.subject.input_size(self.model, wish.size)
         self.model.args = {**getattr(self.model, "args", {}), "imgsz": self.size}  # its files say so
-        self.out = wish.out or Path(f"{self.name}-compressed")
         made_of = [sha256(path) for path in (wish.weights, *(s.path for s in self.tuning.samples))]
         identity = f"{source_digest()} {versions()} {self.size} {made_of}"
         self.folder = self.out / ".work" / hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -149,7 +154,7 @@ class Work:
         file = folder / f"{self.name}-fast.xml"
         copied = {file.with_suffix(end): graph.with_suffix(end).read_bytes() for end in (".xml", ".bin")}
         files.replace(copied | {folder / "metadata.yaml": described(self.subject, self.size)})
-        return self.judge.outcome("fast", self._lean(file), shipped(file), _detecting(folder, square), square)
+        return self.judge.outcome("fast", self._lean(file), shipped(file), detecting(folder, square), square)
 
     def small(self) -> Outcome:
         """The smallest packed checkpoint whose loss is within the bound."""
@@ -158,12 +163,7 @@ class Work:
         self.candidates = itertools.chain([best], candidates)
         file = self.out / f"{self.name}-small.mcpk"
         files.replace({file: best.read_bytes()})
-        lines = (
-            "from modelcompression.packed import checkpoint",
-            f'yolo = checkpoint.load("{file}")  # as any YOLO of ultralytics\'',
-            f'yolo.predict("photo.jpg", imgsz={self.size})[0].show()',
-        )
-        return self.judge.outcome("small", self._torch(file), [file], lines, None)
+        return self.judge.outcome("small", self._torch(file), [file], predicting(file, self.size), None)
 
     def both(self) -> Outcome:
         """The smallest checkpoint whose own INT8 graph is within the bound as well; that graph inside."""
@@ -187,7 +187,7 @@ class Work:
         files.replace({file: whole.read_bytes()})
         unpacked = checkpoint.to_openvino(file, self.folder / "unpacked")
         return self.judge.outcome(
-            "small and fast", self._lean(unpacked), [file], _detecting(file, square), square
+            "small and fast", self._lean(unpacked), [file], detecting(file, square), square
         )
 
     def report(self, outcomes: list[Outcome]) -> None:
@@ -339,12 +339,3 @@ class Work:
                 self._rounder.collect()
         with self.judge.step(f"rounding at {scale:.4f}", ROUNDING):
             return file if file.is_file() else self._rounder.write(file, scale)
-
-
-def _detecting(model: Path, square: bool) -> tuple[str, ...]:
-    shape = ", square=True" if square else ""
-    return (
-        "from modelcompression.detect import Model",
-        f'model = Model("{model}"{shape})',
-        'model.drawn("photo.jpg").save("boxes.jpg"); print(model("photo.jpg"))',
-    )

@@ -21,7 +21,9 @@ FEWEST = 8  # photographs: six to calibrate, two to look at
 EVERY = 4  # photograph of a folder is looked at, the others calibrate
 
 
-def from_yaml(file: Path, names: Sequence[str], most: int) -> tuple[ImageSet, ImageSet]:
+def from_yaml(
+    file: Path, names: Sequence[str], most: int, to_judge: int | None = None
+) -> tuple[ImageSet, ImageSet]:
     """The training and the validation set of a YAML in ultralytics' format, for a model with these classes.
 
     Photographs that are in both sets, as in ultralytics' small samples, would judge what they have tuned:
@@ -30,6 +32,7 @@ def from_yaml(file: Path, names: Sequence[str], most: int) -> tuple[ImageSet, Im
 
     Args:
         most: photographs of each set, evenly spaced.
+        to_judge: of the validation set, if that is to be another number.
 
     Raises:
         AssetError: no such file, other classes than the model's, no photographs, a malformed label.
@@ -47,14 +50,21 @@ def from_yaml(file: Path, names: Sequence[str], most: int) -> tuple[ImageSet, Im
                 f"class {number} is '{theirs}' in {file} and '{ours}' in the model: are they a pair?"
             )
     train, val = (_listed(file, described, part) for part in ("train", "val"))
-    if set(train) & set(val):
-        train, val = _apart(sorted({*train, *val}))
-    parts = (("train", train), ("val", val))
-    return tuple(_annotated(file, part, paths, tuple(names), most) for part, paths in parts)
+    tuning, judging = ({path.resolve(): path for path in paths} for paths in (train, val))
+    if tuning.keys() & judging.keys():
+        train, val = _apart(sorted((tuning | judging).values()))
+    parts = (("train", train, most), ("val", val, to_judge or most))
+    return tuple(_annotated(file, part, paths, tuple(names), count) for part, paths, count in parts)
 
 
-def from_folder(folder: Path, names: Sequence[str], most: int) -> tuple[ImageSet, ImageSet]:
+def from_folder(
+    folder: Path, names: Sequence[str], most: int, without: Path | None = None
+) -> tuple[ImageSet, ImageSet]:
     """Photographs without labels: three of four to calibrate with, the fourth to look at.
+
+    Args:
+        most: photographs of each set, evenly spaced.
+        without: a folder whose pictures do not count, should it lie within.
 
     Raises:
         AssetError: no such folder, or fewer than ``FEWEST`` photographs in it.
@@ -62,6 +72,8 @@ def from_folder(folder: Path, names: Sequence[str], most: int) -> tuple[ImageSet
     if not folder.is_dir():
         raise AssetError(f"{folder} is no folder: give one with photographs")
     paths = photographs_below(folder)
+    if without:
+        paths = [path for path in paths if not path.resolve().is_relative_to(without.resolve())]
     if len(paths) < FEWEST:
         raise AssetError(f"{folder} holds {len(paths)} photographs: give at least {FEWEST}")
     return tuple(
@@ -118,12 +130,20 @@ def _entry(file: Path, base: str, entry: str) -> list[Path]:
         if place.is_dir():
             return photographs_below(place)
         if place.is_file():
-            lines = place.read_text(encoding="utf8").split("\n")
-            return [(place.parent / line.strip()).resolve() for line in lines if line.strip()]
+            return _of_list(place)
     raise AssetError(
         f"{file} names '{entry}', but there is no {' and no '.join(dict.fromkeys(map(str, tried)))}: correct "
         "its path"
     )
+
+
+def _of_list(file: Path) -> list[Path]:
+    """The photographs that a text file names, links as they are: labels lie beside them."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise AssetError(f"{file} is no list of photographs in UTF-8: save it as such") from None
+    return [Path(os.path.abspath(file.parent / line.strip())) for line in lines if line.strip()]
 
 
 def _spaced(paths: Sequence[Path], most: int) -> list[Path]:

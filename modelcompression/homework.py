@@ -106,7 +106,7 @@ class Homework:
         if self.own:
             self._look_at_own(trust, data)
         if data:
-            self.calibration, self.images = from_yaml(Path(data), self.subject.names, n_images or MOST)
+            self.calibration, self.images = from_yaml(Path(data), self.subject.names, MOST, n_images)
         else:
             self.images, self.calibration = report_and_calibration(n_images)
         if smoke:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,6 +140,30 @@ class Outcome:
     def __str__(self) -> str:
         faster = f"{self.speed.pipeline.value:.2f} × faster, " if self.speed else ""
         return f"{self.name}: {self.megabytes:.2f} MB, {faster}{self.loss}"
+
+
+def detecting(model: Path, square: bool) -> tuple[str, ...]:
+    """Lines of Python that run a model as ``detect`` does."""
+    shape = ", square=True" if square else ""
+    return (
+        "from modelcompression.detect import Model",
+        f"model = Model({_quoted(model)}{shape})",
+        'model.drawn("photo.jpg").save("boxes.jpg"); print(model("photo.jpg"))',
+    )
+
+
+def predicting(file: Path, size: int) -> tuple[str, ...]:
+    """Lines of Python that run a packed checkpoint as ultralytics does."""
+    return (
+        "from modelcompression.packed import checkpoint",
+        f"yolo = checkpoint.load({_quoted(file)})  # as any YOLO of ultralytics'",
+        f'yolo.predict("photo.jpg", imgsz={size})[0].show()',
+    )
+
+
+def _quoted(path: Path) -> str:
+    """As a string of Python: a backslash of Windows would escape what follows it."""
+    return json.dumps(path.as_posix(), ensure_ascii=False)
 
 
 HEAD = ("", "MB", "× smaller", "lost, %", "at most, %", "nats", "network, ms", "× faster", "JPEG → boxes, ms",

@@ -1,5 +1,6 @@
 """A detector of one's own: data sets, trust, and files that detect what the original detects."""
 
+import ast
 import copy
 import dataclasses
 import os
@@ -9,7 +10,7 @@ import sys
 import types
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
-from modelcompression import ROOT, assets, cli, compress, dataset, homework, judge, labels, runner
+from modelcompression import ROOT, assets, cli, compress, dataset, homework, judge, labels, runner, verdict
 from modelcompression.detect import Model
 from modelcompression.detector import TorchDetector
 from modelcompression.fetch import AssetError, sha256
@@ -97,6 +98,10 @@ def test_paths_may_be_relative_to(where: str, data: Path, tmp_path: Path, monkey
     assert len(dataset.from_yaml(file, NAMES, 200)[0]) == 8
 
 
+def test_few_photographs_that_judge_leave_those_that_tune(data: Path) -> None:
+    assert [len(images) for images in dataset.from_yaml(data, NAMES, 200, to_judge=3)] == [8, 3]
+
+
 def test_paths_of_roboflow_may_begin_a_folder_too_high(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data.parent / "images/val", tmp_path / "mine/valid/images")
     shutil.copytree(data.parent / "labels/val", tmp_path / "mine/valid/labels")
@@ -141,6 +146,38 @@ def test_a_data_set_that_does_not_fit_is_refused(changes, reason: str, data: Pat
     assert "\n" not in str(caught.value)
 
 
+def listed(folder: Path, paths: list[Path], **how: str) -> None:
+    """``list.txt`` in a folder, as ultralytics' data sets name photographs."""
+    (folder / "list.txt").write_text("\n".join(map(str, paths)) + "\n", **({"encoding": "utf8"} | how))
+
+
+def test_labels_lie_beside_listed_links(data: Path, tmp_path: Path) -> None:
+    """Not beside what they lead to, as in a cache of photographs by their hash."""
+    (tmp_path / "images").mkdir()
+    shutil.copytree(data.parent / "labels/val", tmp_path / "labels")
+    for file in (data.parent / "images/val").iterdir():
+        (tmp_path / "images" / file.name).symlink_to(shutil.copy(file, tmp_path / f"{file.stem}-ab12.png"))
+    listed(tmp_path, sorted((tmp_path / "images").iterdir()), encoding="utf-8-sig")
+    _, val = dataset.from_yaml(edited(data, tmp_path, val=str(tmp_path / "list.txt")), NAMES, 200)
+    assert len(val) == 8 and all(len(sample.classes) for sample in val.samples)
+
+
+def test_photographs_of_a_list_that_tune_do_not_judge(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data.parent, tmp_path / "data")
+    listed(tmp_path, sorted((tmp_path / "data/images/train").iterdir()))
+    beside = {"path": "sub/../data", "val": str(tmp_path / "list.txt")}
+    (tmp_path / "sub").mkdir()
+    train, val = dataset.from_yaml(edited(data, tmp_path, **beside), NAMES, 200)
+    assert (len(train), len(val)) == (6, 2)
+    assert not {s.path.resolve() for s in train.samples} & {s.path.resolve() for s in val.samples}
+
+
+def test_a_list_in_another_encoding_is_refused(data: Path, tmp_path: Path) -> None:
+    listed(tmp_path, [tmp_path / "фото.jpg"], encoding="cp1251")
+    with pytest.raises(AssetError, match=r"list\.txt is no list of photographs in UTF-8"):
+        dataset.from_yaml(edited(data, tmp_path, val=str(tmp_path / "list.txt")), NAMES, 200)
+
+
 def test_photographs_that_tune_do_not_judge(data: Path, tmp_path: Path) -> None:
     both = edited(data, tmp_path, val="images/train")
     train, val = dataset.from_yaml(both, NAMES, 200)
@@ -161,6 +198,23 @@ def test_a_folder_needs_enough_photographs(data: Path, tmp_path: Path) -> None:
     assert len(used) == 6 and len(shown) == 2 and not any(len(s.classes) for s in used.samples)
 
 
+def test_pictures_of_a_report_are_no_photographs(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data.parent / "images/val", tmp_path / "mine")
+    report = tmp_path / "mine" / "best-compressed"
+    report.mkdir()
+    shutil.copy(tmp_path / "mine/00000.png", report / "detections.jpg")
+    sets = dataset.from_folder(tmp_path / "mine", NAMES, 200, without=report)
+    assert sum(map(len, sets)) == 8 and not any(report in s.path.parents for one in sets for s in one.samples)
+
+
+@pytest.mark.parametrize("kind", [PurePosixPath, PureWindowsPath])
+def test_the_lines_of_a_report_name_its_files(kind: type) -> None:
+    path = kind("out") / 'a "best"-fast'
+    for line in (verdict.detecting(path, True)[1], verdict.predicting(path, 320)[1]):
+        constants = [node.value for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Constant)]
+        assert 'out/a "best"-fast' in constants
+
+
 def command(*arguments: object) -> str:
     """One line of error; exit status 1."""
     result = CliRunner().invoke(cli.cli, ["compress", *map(str, arguments)])
@@ -168,6 +222,13 @@ def command(*arguments: object) -> str:
     *progress, said = result.stderr.splitlines()  # a bar of progress is written over itself
     assert said.startswith("error: ") and not any("error" in line for line in progress), result.stderr
     return said
+
+
+def test_a_wrong_server_is_said_before_any_work(tmp_path: Path, data: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    monkeypatch.setattr(compress, "Work", lambda wish: pytest.fail("the work has begun"))
+    (tmp_path / "best.pt").write_bytes(b"")
+    assert "MLFLOW_TRACKING_URI must start with" in command(tmp_path / "best.pt", "--data", data, "--trust")
 
 
 def test_a_file_of_somebody_else_is_not_opened(tmp_path: Path, data: Path) -> None:
