@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from . import ROOT
 from .assets import ImageSet, image_set, report_and_calibration
+from .campaign import published
 from .detector import Detector, DetectorError, TorchDetector, try_out
 from .errors import ModelCompressionError
 from .fetch import AssetError, sha256
@@ -42,7 +43,7 @@ from .packed.checkpoint import to_openvino
 from .packed.container import opened
 from .packed.tensors import PackedCheckpointError
 from .recommend import detector_of, verified, view
-from .subject import weights
+from .subject import USUAL_SIZE, weights
 from .terminal import BAR
 from .tracking.history import annotate, artifacts, finished_runs
 from .tracking.targets import TrackingError, resolve_target
@@ -128,7 +129,8 @@ def confirm(
     Raises:
         ConfirmError: nothing can be confirmed, or (at the end, after all others) not all that was wanted.
         AssetError: weights or photographs are damaged or out of reach.
-        FreshProcessError, TrackingError: interrupted; what is known is kept for the next time.
+        FreshProcessError, TrackingError, OSError: interrupted, or the file cannot be written; what is known
+            is kept for the next time.
     """
     started = time.time()
     photographs = _photographs(images, smoke)
@@ -144,7 +146,7 @@ def confirm(
         work = _Work(photographs, Path(folder), smoke, len(chosen))
         with work.bar:
             found = [work.confirmed(candidate) for candidate in chosen]
-        work.kept.forget()
+    print(pd.DataFrame([one.row() for one in found]).to_string(index=False))
     if target:
         made = {
             "dataset": photographs.name,
@@ -154,7 +156,7 @@ def confirm(
         }
         listed = [{"model": one.name, **one.metrics(), **made} for one in found]
         replace({target: json.dumps(listed, indent=1).encode()})
-    print(pd.DataFrame([one.row() for one in found]).to_string(index=False))
+    work.kept.forget()
     print(
         f"{len(found)} models on {len(photographs)} images in {(time.time() - started) / 60:.1f} min; "
         "make table takes what was added to runs into the tables"
@@ -279,8 +281,10 @@ def _that_count(runs: pd.DataFrame, smoke: bool) -> pd.DataFrame:
     kind = runs["tags.smoke"] == "true" if smoke else runs["tags.smoke"] != "true"
     counts = kind & (smoke | (runs["tags.dataset"] == "coco-val"))
     runs = runs[counts].dropna(subset="metrics.map50_95_delta")
-    planned = runs.get("tags.campaign", pd.Series("", runs.index)).fillna("") != ""
-    return runs.loc[planned.sort_values(kind="stable").index]
+    campaign = runs.get("tags.campaign", pd.Series("", runs.index))
+    campaign = campaign.where(campaign.isin(published(ROOT)), "")  # not of one that was cut off
+    runs = runs.assign(**{"tags.campaign": campaign})
+    return runs.loc[(campaign != "").sort_values(kind="stable").index]
 
 
 def _worth_it(runs: pd.DataFrame, smoke: bool) -> list[str]:
@@ -296,7 +300,7 @@ def _worth_it(runs: pd.DataFrame, smoke: bool) -> list[str]:
         raise ConfirmError(
             f"all runs were made on {others}, this is {_here()}: confirm there, or run them here"
         )
-    campaign = here.get("tags.campaign", pd.Series("", here.index)).fillna("")
+    campaign = here["tags.campaign"]
     latest = here[campaign == campaign.iloc[-1]].drop_duplicates("experiment", keep="last")
     return shortlist(latest.rename(columns=lambda c: c.removeprefix("metrics.")))
 
@@ -321,16 +325,18 @@ def _of_run(name: str, runs: pd.DataFrame, folder: Path) -> Candidate:
 
 
 def _of_file(path: Path, folder: Path) -> Candidate:
-    """A packed checkpoint as ``detect`` runs it: its lean graph, INT8 if it carries that, on rectangles.
+    """A packed checkpoint in its lean graph, INT8 if it carries that (so ``detect`` runs it), on rectangles.
 
     It is unpacked into the folder.
     """
     if not path.is_file():
         raise ConfirmError("there is no such file")
-    executes = "int8, rest f32" if "int8" in opened(path)[0]["graphs"] else "f32"
+    header, _ = opened(path)
+    size = header["architecture"].size or USUAL_SIZE
+    executes = "int8, rest f32" if "int8" in header["graphs"] else "f32"
     graph = to_openvino(path, folder, executes.partition(",")[0])
     tags = {"tags.runtime": LeanDetector.runtime, "tags.execution_precision": executes}
-    run = pd.Series({**tags, "params.input_size": 640, "params.input_shape": "rectangle"})
+    run = pd.Series({**tags, "params.input_size": size, "params.input_shape": "rectangle"})
     return Candidate(path.name, run, tuple(shipped(graph)), min(2, cpu().cores))
 
 

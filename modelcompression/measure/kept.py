@@ -6,6 +6,7 @@ import hashlib
 import io
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ class Kept:
         try:
             with np.load(path, allow_pickle=False) as part:
                 return dict(part)
-        except (OSError, ValueError, zipfile.BadZipFile):  # there is none, or somebody damaged it
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # none, or damaged
             return None
 
     def _write(self, name: str, **arrays: np.ndarray) -> None:
