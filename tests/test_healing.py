@@ -26,7 +26,7 @@ from modelcompression.methods.teacher import Teacher, shrunk
 from modelcompression.methods.transport import Transport
 from modelcompression.network import convolutions, undecoded
 from modelcompression.packed import checkpoint
-from modelcompression.packed.tensors import Grid
+from modelcompression.packed.tensors import Grid, Half
 from modelcompression.subject import Subject
 
 SIZE = 64
@@ -264,8 +264,10 @@ def test_a_student_that_does_not_detect_the_same(original, teacher, tensors, pic
     with pytest.raises(HealingError, match="no such detector"):
         run(Patient(other, device="cpu"), teacher, pictures, 1)
     wrong = {name: Grid(grid.symbols[:, :1], grid.exponents) for name, grid in tensors.items()}
-    with pytest.raises(HealingError, match="no grid of the shape"):
-        Patient(original, wrong, device="cpu")
+    other = {name: Half(grid.values().astype(np.float16)) for name, grid in tensors.items()}
+    for given in (wrong, other):
+        with pytest.raises(HealingError, match="no grid of the shape"):
+            Patient(original, given, device="cpu")
 
 
 # --- photographs ------------------------------------------------------------------------------

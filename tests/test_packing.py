@@ -203,7 +203,9 @@ def test_forged_architectures_are_refused_or_are_a_detector(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda h: h["tensors"][0].__setitem__(2, [2**20, 2**20, 3, 3]), "weights in"),
+        (lambda h: h["tensors"][0].__setitem__(2, [2**20, 2**9, 3, 3]), "weights in"),
+        (lambda h: h["tensors"][0].__setitem__(2, [2**21]), "rows are too long"),
+        (lambda h: h["tensors"][0].__setitem__(2, [1, 2**21, 1, 1]), "rows are too long"),
         (lambda h: h["tensors"][0].__setitem__(2, [4, 3, 3, -3]), "of shape"),
         (lambda h: h["tensors"][0].__setitem__(2, [4, 3, 3, 3.0]), "of shape"),
         (lambda h: h["tensors"][0].__setitem__(2, []), "of shape"),
@@ -607,6 +609,10 @@ def test_a_model_that_its_description_does_not_describe_is_not_written(tmp_path:
     [
         (lambda layers: layers.__setitem__(1, [-1, 64, "C3k2", [8192, True, 8.0]]), "more than"),
         (lambda layers: layers[3][3].__setitem__(1, 64), "too large"),
+        (
+            lambda layers: layers.__setitem__(slice(1, 1), [[-1, 64, "C3k2", [8, True, 0.5]]] * 99),
+            "layers with their repeats",
+        ),
         (lambda layers: layers[4].__setitem__(0, [-1, 2]), "fit together"),
         (
             lambda layers: layers.__setitem__(3, [-1, 64, "nn.Upsample", [None, 2, "nearest"]]),
@@ -624,6 +630,14 @@ def test_an_architecture_that_cannot_be_built_costs_no_memory(edit, reason: str,
     with pytest.raises(PackedCheckpointError, match=reason):
         checkpoint.load(tmp_path / "x.mcpk")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # kB
+
+
+def test_a_graph_may_be_as_large_as_its_weights(packed_int8: Path, monkeypatch) -> None:
+    """The limit against what unpacks without end is meant for the rest of it."""
+    xml, weights = graphs.unpacked_graph(packed_int8)
+    monkeypatch.setattr(graphs, "LARGEST_GRAPH", len(xml) + 2**16)
+    assert len(weights) > graphs.LARGEST_GRAPH - len(xml)
+    assert graphs.unpacked_graph(packed_int8) == (xml, weights)
 
 
 def test_a_small_file_declares_no_large_model(tmp_path: Path) -> None:

@@ -281,7 +281,12 @@ def test_rounding_is_deterministic() -> None:
 
 def test_patches_are_what_the_convolution_sees(eager) -> None:
     torch.manual_seed(0)
-    for module in convolutions(eager.model).values():
+    others = [
+        nn.Conv2d(3, 4, (1, 3), padding=(0, 1)),
+        nn.Conv2d(3, 4, (3, 1), stride=(2, 1)),
+        nn.Conv2d(3, 4, 3, dilation=2, padding=2),
+    ]
+    for module in (*convolutions(eager.model).values(), *others):
         maps = torch.randn(1, module.in_channels, 12, 10)
         expected = module(maps)[0].flatten(1)
         positions = torch.randperm(expected.shape[1])[:7]

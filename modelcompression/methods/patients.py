@@ -101,7 +101,7 @@ class Patient:
             unit = size.expand(len(weight))
             if self._tensors is not None:
                 grid = self._tensors.get(f"{name}.weight")
-                if grid is None or grid.symbols.shape != tuple(weight.shape):
+                if not isinstance(grid, Grid) or grid.symbols.shape != tuple(weight.shape):
                     raise HealingError(f"{name}: no grid of the shape {tuple(weight.shape)} of its weights")
                 unit = torch.from_numpy(step_sizes(grid.exponents))
                 weight = torch.from_numpy(grid.values())

@@ -146,10 +146,12 @@ class _Sums:
 
 
 def _patches(feature_map: torch.Tensor, module: nn.Conv2d, positions: torch.Tensor) -> torch.Tensor:
-    """(C · k · k, P): what the filters see at the given output positions of a (C, H, W) map."""
-    size, stride, padding = module.kernel_size[0], module.stride[0], module.padding[0]
-    padded = F.pad(feature_map, (padding,) * 4)
-    windows = padded.unfold(1, size, stride).unfold(2, size, stride)
+    """(C · kernel, P): what the filters see at the given output positions of a (C, H, W) map."""
+    (high, wide), (down, right), (top, left) = module.kernel_size, module.stride, module.padding
+    rows, columns = module.dilation
+    padded = F.pad(feature_map, (left, left, top, top))
+    windows = padded.unfold(1, rows * (high - 1) + 1, down).unfold(2, columns * (wide - 1) + 1, right)
+    windows = windows[..., ::rows, ::columns]
     width = windows.shape[2]
     return windows[:, positions // width, positions % width].permute(0, 2, 3, 1).flatten(0, 2)
 

@@ -40,6 +40,7 @@ ACTIVATIONS = {
 }
 SCALES = ("", "n", "t", "s", "m", "b", "c", "l", "e", "x")
 MOST_LAYERS, MOST_REPEATS, MOST_CLASSES, MOST_INPUTS = 128, 64, 10_000, 64
+MOST_COPIES = 512  # of layers, repeats included; ultralytics' largest have about a hundred
 LARGEST_WIDTH, LARGEST_ARGUMENT, LARGEST_SIZE = 8192, 64, 8192
 MOST_CLASS_WIDTH = 100  # ultralytics: max(channels of the first map, min(classes, 100))
 MOST_WEIGHTS = 2**27  # twice YOLOv8x
@@ -94,6 +95,8 @@ class Architecture:
         for index, layer in enumerate(_listed(found.layers, MOST_LAYERS, "layers")):
             is_head = index == len(found.layers) - 1
             _check_layer(layer, index, HEADS if is_head else tuple(LAYERS))
+        copies = sum(_copies(layer, found.depth) for layer in found.layers)
+        require(copies <= MOST_COPIES, f"{copies} layers with their repeats, more than {MOST_COPIES}")
         names = _listed(found.names, MOST_CLASSES, "class names")
         require(all(isinstance(name, str) and len(name) <= 200 for name in names), "a class name is no text")
         return found
@@ -169,6 +172,12 @@ def _check_layer(layer: Any, index: int, known: tuple[str, ...]) -> None:
             fits = fits or (kind == "nn.Upsample" and value == "nearest")
         require(fits, f"layer {index} ({kind}) has the argument {value!r:.50}")
     require(len(arguments) >= (LAYERS.get(kind) or (kind in HEADS)), f"layer {index} lacks arguments")
+
+
+def _copies(layer: list[Any], depth: float) -> int:
+    _, repeats, kind, arguments = layer
+    inner = arguments[3] if kind == "RepNCSPELAN4" and len(arguments) > 3 else 1
+    return max(1, round(repeats * depth)) * max(1, round(inner) if _number(inner, 1, LARGEST_ARGUMENT) else 1)
 
 
 def _argument(value: Any) -> bool:

@@ -55,6 +55,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,7 @@ FIRST_ARCHITECTURE = "yolov8n.yaml"  # the only one of version 1
 LARGEST_HEADER = 2**19
 # What a hostile header can make a reader allocate: twice YOLOv8n, or in proportion to what was sent.
 FREE_WEIGHTS, WEIGHTS_A_BYTE = 2**23, 64
+LONGEST_ROW = 2**20  # the coder holds some hundred bytes for each value of a row
 DIGEST = 32
 
 
@@ -225,6 +227,8 @@ def _check_entry(entry: Any) -> None:
     require(isinstance(name, str), "a tensor's name is no text")
     require(isinstance(kind, str) and kind in SECTIONS, f"tensor '{name:.50}' of unknown kind {kind!r:.50}")
     require(naturals(shape, 1) and 1 <= len(shape) <= 4, f"tensor '{name:.50}' of shape {shape!r:.50}")
+    row = math.prod(shape[1:] or shape)
+    require(row <= LONGEST_ROW, f"tensor '{name:.50}' of shape {shape!r:.50}: its rows are too long")
     fits = naturals(lengths, 0) and len(lengths) == SECTIONS[kind]
     require(fits, f"tensor '{name:.50}' has sections of {lengths!r:.50} bytes")
 

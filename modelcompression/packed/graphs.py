@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from .tensors import Codebook, Grid, Half, PackedCheckpointError, Sparse, requir
 if TYPE_CHECKING:
     import openvino
 
-LARGEST_GRAPH = 2**24
+LARGEST_GRAPH = 2**24  # bytes, besides four for each weight
 LARGEST_SYMBOL = {"model.0.conv.weight": 63}  # in an INT8 graph; of all other tensors 127
 
 
@@ -139,16 +140,17 @@ def unpacked_graph(path: Path | str) -> tuple[bytes, bytes]:
     try:
         require("int8" in header["graphs"], "holds no INT8 graph: save it with int8=…")
         inflater = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=2**27)
-        data = inflater.decompress(body[-header["graphs"]["int8"][0] :], LARGEST_GRAPH)
+        weights = sum(math.prod(shape) for _, _, shape, _ in header["tensors"])
+        data = inflater.decompress(body[-header["graphs"]["int8"][0] :], LARGEST_GRAPH + 4 * weights)
         require(inflater.eof and not inflater.unused_data, "the INT8 graph is too large or cut off")
         listed, data = _prefixed(data)
         xml, rest = _prefixed(data)
-        weights, stored = bytearray(rest), tensors(path)
+        whole, stored = bytearray(rest), tensors(path)
         for place in json.loads(listed):
             offset, part = _place(place, stored)
-            require(offset + len(part) <= len(weights), "the INT8 graph has a part outside its weights")
-            weights[offset : offset + len(part)] = part
-        return xml, bytes(weights)
+            require(offset + len(part) <= len(whole), "the INT8 graph has a part outside its weights")
+            whole[offset : offset + len(part)] = part
+        return xml, bytes(whole)
     except (lzma.LZMAError, ValueError, RecursionError) as error:
         reason = str(error).removeprefix(f"{path}: ")[:200]
         raise PackedCheckpointError(f"{path}: {reason}") from None
