@@ -37,10 +37,10 @@ publish: .venv/run.stamp  ## the same, replace the committed notebook, send the 
 	$(RUN) publish $(HW)
 
 smoke: HW = all
-smoke: .venv/run.stamp  ## every notebook, or HW's, on a handful of images, no tables
+smoke: .venv/run.stamp  ## the notebooks of HW=all, or HW's, on a handful of images, no tables
 	$(RUN) smoke $(HW)
 
-homework: .venv/run.stamp  ## a new homework, HW=hw7_example: its notebook, its test (CONTRIBUTING.md)
+homework: .venv/test.stamp  ## a new homework, HW=hw7_example: its notebook, its test (CONTRIBUTING.md)
 	$(RUN) new $(HW)
 
 check: .venv/test.stamp lint  ## lint and all fast tests, in two minutes
@@ -49,7 +49,7 @@ check: .venv/test.stamp lint  ## lint and all fast tests, in two minutes
 test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 $(ONCE)
 
-nightly: .venv/test.stamp  ## what takes too long for make test: every notebook again, with another detector
+nightly: .venv/test.stamp  ## what takes too long for make test: the notebooks of HW=all, with another detector
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 $(ONCE) -m nightly
 
 torture: .venv/test.stamp  ## kill, fill the disk, break the server, compress all kinds: is anything lost? (about ten minutes)
@@ -70,6 +70,7 @@ table: .venv/run.stamp  ## regenerate results.csv, figures and README tables fro
 	$(BIN)/python results/aggregate.py
 
 gallery: .venv/run.stamp  ## redraw the gallery of detections from the runs that won
+	$(BIN)/python results/aggregate.py
 	$(BIN)/python results/gallery.py
 	$(BIN)/python results/aggregate.py
 

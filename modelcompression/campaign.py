@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 
 from . import files
 
+MOMENT = 0.05  # minutes; no notebook is executed in less
 KEY = "modelcompression"  # in a notebook's metadata: ``campaign`` and ``minutes``
 
 
@@ -24,28 +26,45 @@ def noted(notebook: Path) -> dict:
 def mark(executed: Path, campaign: str, minutes: float) -> None:
     """Note in a notebook, executed to its end, which campaign it belongs to and how long it took."""
     document = nbformat.read(executed, as_version=4)
+    lasting = {key: value for key, value in noted(executed).items() if key != "campaign"}  # of its source
     marks = {"minutes": round(minutes, 1)} | ({"campaign": campaign} if campaign else {})
-    document.metadata[KEY] = noted(executed) | marks
+    document.metadata[KEY] = lasting | marks
     files.replace({executed: (nbformat.writes(document) + "\n").encode()})
+
+
+def published(root: Path) -> set[str]:
+    """The campaigns that a repository's notebooks are of. Another one has not come to its end."""
+    found = {noted(notebook).get("campaign") for notebook in root.glob("hw*_*/*.ipynb")}
+    return found - {None}
+
+
+def discard(executed: Iterable[Path]) -> None:
+    """A campaign has come to its end: its copies are published, and who asks for it again measures again."""
+    for copy in executed:
+        copy.unlink(missing_ok=True)
 
 
 class Progress:
     """Says before each notebook how many minutes have passed, and about how many are to come.
 
     Args:
-        notebooks: all that will be executed; what each took the last time stands in its metadata.
+        notebooks: all that are asked for, in their order; what each took the last time stands in its
+            metadata. Those that a campaign had executed before it was cut off take no time now.
     """
 
     def __init__(self, notebooks: Sequence[Path]) -> None:
-        self._notebooks, self._start = list(notebooks), time.time()
+        self._notebooks, self._began = list(notebooks), []
         self._minutes = [noted(notebook).get("minutes") for notebook in notebooks]
 
     def before(self, notebook: Path) -> str:
         """One line, without an end of line."""
-        place = self._notebooks.index(notebook)
-        passed, known = (time.time() - self._start) / 60, self._minutes
+        place, known = self._notebooks.index(notebook), self._minutes
+        self._began.append(time.time() / 60)
+        passed = self._began[-1] - self._began[0]
         line = f"[{place + 1} of {len(known)}] {notebook.parent.name}/{notebook.stem}, after {passed:.0f} min"
         if None in known:
             return line
-        speed = passed / done if (done := sum(known[:place])) else 1
+        took = [end - start for start, end in pairwise(self._began)]
+        executed = sum(minutes for minutes, now in zip(known, took, strict=False) if now > MOMENT)
+        speed = passed / executed if executed else 1
         return f"{line}, about {speed * sum(known[place:]):.0f} min to go"

@@ -138,7 +138,7 @@ def commit() -> str:
         if not top or not os.path.samefile(top, ROOT):
             return ""
         found = git("rev-parse", "--verify", "--short=12", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "modelcompression", "hw*")
+        changed = git("status", "--porcelain", "--untracked-files=normal", "--", "modelcompression", "hw*")
     except OSError:
         return ""
     return found + ("-dirty" if found and changed else "")

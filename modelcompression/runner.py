@@ -23,7 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from . import BRANCH, REPOSITORY, ROOT, files
 from .assets import image_set
-from .campaign import Progress, mark, noted
+from .campaign import Progress, discard, mark, noted
 from .errors import ModelCompressionError
 from .fetch import UnreachableError
 from .machine import commit, cpu
@@ -186,9 +186,8 @@ def clean(document: nbformat.NotebookNode, notebook: Path) -> None:
     """Remove progress bars, timings and injected cells; refresh the badge and the bootstrap cell."""
     ours = {key: value for key, value in document.metadata.items() if key == "modelcompression"}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    document.metadata = nbformat.from_dict(
-        {"kernelspec": kernel, "language_info": {"name": "python"}, **ours}
-    )
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, **ours}
+    document.metadata = nbformat.from_dict(metadata)
     kept = [c for c in document.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for cell in kept:
         tags = cell.metadata.get("tags", [])
@@ -291,8 +290,7 @@ def _executed(notebook: Path, smoke: bool, campaign: str, parameters: Mapping | 
 
 
 def _results(script: str, arguments: list[str]) -> None:
-    done = subprocess.run([sys.executable, ROOT / "results" / script, *arguments], check=False)
-    if done.returncode:
+    if subprocess.run([sys.executable, ROOT / "results" / script, *arguments], check=False).returncode:
         raise RunnerError(f"results/{script} {' '.join(arguments)} failed, see above")
 
 
@@ -341,6 +339,8 @@ def run(
     finally:  # not in between: the runs that follow would be of a changed commit
         if publishing and (not campaign or len(executed) == len(chosen)):
             publish(executed)
+            if campaign:
+                discard(executed.values())
     homeworks = list(dict.fromkeys(path.parent.name for path in chosen))
     if publishing:
         _send()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from captions import CAPTIONS
+from modelcompression.campaign import published
 from modelcompression.files import replace
 from modelcompression.terminal import script
 from models import card_files, check_models
@@ -89,8 +90,10 @@ def regenerate(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ResultsError: the runs or files are damaged, or the disk is full.
     """
-    names = first_table(root)["experiment"]
-    text = csv_text(merge(read_rows(root), rows_of(runs), names))
+    names, before, fresh = first_table(root)["experiment"], read_rows(root), rows_of(runs)
+    ended = fresh["campaign"].isin(published(root) | set(before["campaign"]))
+    fresh["campaign"] = fresh["campaign"].where(ended, "")  # one that was cut off replaces nothing
+    text = csv_text(merge(before, fresh, names))
     rows = parse(text, NUMBERS)
     files = {CSV: text} | made_of(root, rows) | card_files(root, rows, runs)
     try:

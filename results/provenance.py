@@ -50,7 +50,7 @@ def contradictions(root: Path, rows: pd.DataFrame) -> Iterator[str]:
     if published_campaign(published):
         shown = headline(rows)
         yield from _campaign(shown)
-        yield from _notebooks(root, shown)
+        yield from _notebooks(root, shown, "git checkout it, or make publish HW=all")
     others = rows[rows["network"] != ""].sort_values("finished")  # a notebook shows one machine, the latest
     yield from _notebooks(root, others.drop_duplicates("experiment", keep="last").sort_index())
     yield from _gallery(root, rows)
@@ -73,8 +73,12 @@ def _ratios(rows: pd.DataFrame) -> Iterator[str]:
 
 def _commits(root: Path, rows: pd.DataFrame) -> Iterator[str]:
     """The code of campaigns and of confirmations can be looked up, where there is a history to look in."""
+    top = _git(root, "rev-parse", "--show-toplevel")  # of another repository, should this one lie within
     history = (
-        _git(root, "rev-parse", "HEAD") and _git(root, "rev-parse", "--is-shallow-repository") == "false"
+        top
+        and Path(top).samefile(root)
+        and _git(root, "rev-parse", "HEAD")
+        and _git(root, "rev-parse", "--is-shallow-repository") == "false"
     )
     columns = {"git_commit": rows[rows["campaign"] != ""], f"{CONFIRMED}git_commit": rows}
     for column, some in columns.items():
@@ -87,8 +91,11 @@ def _commits(root: Path, rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _git(root: Path, *words: str) -> str | None:
-    """What git answers; None if it refuses."""
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    """What git answers; None if it refuses, or is not there."""
+    try:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return None if done.returncode else done.stdout.strip()
 
 
@@ -102,7 +109,7 @@ def _campaign(shown: pd.DataFrame) -> Iterator[str]:
         yield "the main table is of several machines or commits: make publish HW=all"
 
 
-def _notebooks(root: Path, shown: pd.DataFrame) -> Iterator[str]:
+def _notebooks(root: Path, shown: pd.DataFrame, cure: str = "publish it again") -> Iterator[str]:
     """Every one of these rows is printed in its notebook, with the same numbers."""
     printed: dict[str, dict[str, list[dict[str, float]]]] = {}
     for _, row in shown.iterrows():
@@ -111,12 +118,12 @@ def _notebooks(root: Path, shown: pd.DataFrame) -> Iterator[str]:
             printed[path] = _printed(root / path)
         found = printed[path].get(row["experiment"], [])
         if not found:
-            yield f"{path} prints no row of {row['experiment']}: publish it again"
+            yield f"{path} prints no row of {row['experiment']}: {cure}"
         for numbers in found:
             for key, value in numbers.items():
                 if not abs(value - row[key]) <= PRINTED[key] + 1e-5 * abs(row[key]):
                     numbers_differ = f"{key} {value:g}, results.csv has {row[key]:g}"
-                    yield f"{path} prints for {row['experiment']} {numbers_differ}: publish it again"
+                    yield f"{path} prints for {row['experiment']} {numbers_differ}: {cure}"
 
 
 def _printed(path: Path) -> dict[str, list[dict[str, float]]]:

@@ -17,9 +17,12 @@ def main() -> None:
     """Command line: the names of homeworks."""
     from modelcompression.tracking.history import finished_runs  # MLflow takes seconds to import
 
-    rows = merge(read_rows(ROOT), rows_of(finished_runs()), first_table(ROOT)["experiment"])
-    print(report(rows, sys.argv[1:]))
-    print("results.csv and the READMEs are as they were: `make table` takes these rows in")
+    latest = (rows.assign(campaign="") for rows in (read_rows(ROOT), rows_of(finished_runs())))
+    print(report(merge(*latest, first_table(ROOT)["experiment"]), sys.argv[1:]))
+    print(
+        "results.csv and the READMEs are as they were: `make table` takes these rows in, but for those a "
+        "campaign has measured on this machine, which change together (`make publish HW=all`)"
+    )
 
 
 if __name__ == "__main__":

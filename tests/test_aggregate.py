@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,11 +13,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
 
 import aggregate
+import show
 import tables
 from aggregate import MARKERS, check, regenerate
 from captions import CAPTIONS
 from modelcompression.cards import LICENCE, Card
 from modelcompression.goals import winner
+from modelcompression.tracking import history
 from page import PAGE
 from plots import style
 from rows import (
@@ -132,7 +135,7 @@ def test_runs_that_do_not_count_never_enter(root, wrong) -> None:
 def test_failed_runs_of_a_real_store_never_enter(root, tmp_path, monkeypatch) -> None:
     from mlflow import MlflowClient
 
-    from modelcompression.tracking import history, store, targets, tracker
+    from modelcompression.tracking import store, targets, tracker
 
     monkeypatch.setenv("MC_STORE", str(tmp_path / "store"))
     common = {key.removeprefix("tags."): value for key, value in run().items() if key.startswith("tags.")}
@@ -513,7 +516,27 @@ def test_every_cpu_class_has_its_own_fastest(root) -> None:
     assert "smallest file" not in second.partition("report.html")[0], "bytes do not depend on the CPU"
 
 
+def published(root: Path, *campaigns: str) -> None:
+    """A notebook of each of these campaigns, executed to their ends."""
+    for number, campaign in enumerate(campaigns, 1):
+        notebook = nbformat.v4.new_notebook(metadata={"modelcompression": {"campaign": campaign}})
+        (root / f"hw{number}_any").mkdir(exist_ok=True)
+        nbformat.write(notebook, root / f"hw{number}_any" / "any.ipynb")
+
+
+def test_a_campaign_that_was_cut_off_replaces_nothing(root) -> None:
+    before = [run(name, minute=1, campaign="b, CPU, AMX") for name in (BASELINE, "ONNX")]
+    published(root, "b, CPU, AMX")
+    regenerate(root, runs(*before))
+    cut_off = run(BASELINE, minute=5, campaign="c, CPU, AMX", map50_95=0.2)
+    rows = regenerate(root, runs(*before, cut_off))
+    assert list(rows["campaign"]) == ["b, CPU, AMX"] * 2 and rows["map50_95"].min() > 0.3
+    published(root, "c, CPU, AMX")
+    assert list(regenerate(root, runs(*before, cut_off))["map50_95"]) == [0.2]
+
+
 def test_a_campaign_measures_its_machine_anew(root) -> None:
+    published(root, "c, CPU, AMX")
     old, elsewhere = run("Gone", minute=1), run("Elsewhere", minute=1, cpu=AMD, isa="AVX2")
     since = run("By its name alone", minute=9)
     regenerate(root, runs(old, elsewhere, run(BASELINE, minute=5, campaign="c, CPU, AMX"), since))
@@ -526,9 +549,21 @@ def test_the_latest_campaign_makes_the_main_table(root) -> None:
     since = run("By its name alone", minute=9)
     there = {"campaign": "c, CPU, AVX2", "cpu": AMD, "isa": "AVX2", "minute": 5}
     new = [run(BASELINE, **there), run("ONNX", latency_ms=9.87, **there)]
+    published(root, "b, CPU, AMX", "c, CPU, AVX2")
     shown = headline(regenerate(root, runs(*old, since, *new)))
     assert list(shown["experiment"]) == [BASELINE, "ONNX"]
     assert set(shown["isa"]) == {"AVX2"}
+
+
+def test_what_a_run_prints_is_its_own(root, monkeypatch, capsys) -> None:
+    """Not what a campaign had measured under the same names."""
+    published(root, "c, CPU, AMX")
+    regenerate(root, runs(run("ONNX", campaign="c, CPU, AMX")))
+    monkeypatch.setattr(show, "ROOT", root)
+    monkeypatch.setattr(history, "finished_runs", lambda: runs(run("ONNX", minute=9, map50_95=0.1234)))
+    monkeypatch.setattr(sys, "argv", ["show.py", "hw5_export"])
+    show.main()
+    assert "0.1234" in capsys.readouterr().out
 
 
 def test_the_printed_report_holds_the_homework_asked_for(root) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torture
 from click.testing import CliRunner, Result
 from dagshub.auth import tokens
 from dagshub_server import PREFIX, DagsHub, dagshub
@@ -21,7 +22,7 @@ from modelcompression.tracking import login
 from modelcompression.tracking.history import finished_runs
 from modelcompression.tracking.store import EXPERIMENT, RunRecord
 from modelcompression.tracking.sync import sync
-from modelcompression.tracking.targets import local_target
+from modelcompression.tracking.targets import local_target, resolve_target
 from modelcompression.tracking.tracker import Tracker
 
 NAMES = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "DAGSHUB_USER_TOKEN")
@@ -60,6 +61,14 @@ def logged() -> Tracker:
     tracker.log(RunRecord("Kept", {"map50": 0.5}, {}, {}, ()))
     tracker.finish()
     return tracker
+
+
+def test_torture_leaves_the_server_of_who_is_signed_in_alone(hub: DagsHub, tmp_path: Path) -> None:
+    signed_in()
+    assert not resolve_target().is_local
+    with torture.environment(**torture.local_only(tmp_path)):
+        fresh_process()
+        assert resolve_target().is_local
 
 
 def test_a_sign_in_is_kept_by_the_client_and_runs_go_to_dagshub(hub: DagsHub, tmp_path: Path) -> None:

@@ -96,6 +96,16 @@ def test_a_commit_is_the_projects_own(repository: Path, tmp_path: Path, monkeypa
 
 
 @needs_git
+def test_what_no_commit_holds_is_a_change(repository: Path) -> None:
+    known = machine.commit()
+    (repository / "hw7_new").mkdir()
+    (repository / "notes.txt").write_text("measures nothing")
+    assert machine.commit() == known
+    (repository / "hw7_new" / "new.ipynb").write_text("{}")
+    assert machine.commit() == f"{known}-dirty"
+
+
+@needs_git
 def test_a_repository_without_a_commit_has_none(tmp_path: Path, monkeypatch) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     monkeypatch.setattr(machine, "ROOT", tmp_path)

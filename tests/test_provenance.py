@@ -1,6 +1,7 @@
 """results/aggregate.py --check: numbers that do not belong together are refused, each kind by a line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from modelcompression import ROOT, runner
 
 sys.path.insert(0, str(ROOT / "results"))
 
-from test_aggregate import EMPTY, FIRM, INTEL, METRICS, run
+from test_aggregate import EMPTY, FIRM, INTEL, METRICS, published, run
 
 import aggregate
 from aggregate import CAPTIONS, check, regenerate
@@ -82,6 +83,7 @@ def campaign(root: Path) -> Callable[..., pd.DataFrame]:
         firm = FIRM | {"confirmed_git_commit": commit}
         tags = {"git_commit": commit, "campaign": f"{commit}, {INTEL}, AMX"}
         row = run("ONNX", **(tags | firm | changes))
+        published(root, row["tags.campaign"])
         rows = regenerate(root, pd.DataFrame([row]))
         notebook(root)
         picture(root, rows)
@@ -108,6 +110,14 @@ def test_a_commit_that_is_not_in_the_history_is_refused(root, campaign) -> None:
     campaign(git_commit=gone, campaign=f"{gone}, {INTEL}, AMX")
     with pytest.raises(ResultsError, match=f"ONNX on .* was measured by {gone}, which is not in the history"):
         check(root)
+
+
+def test_a_history_that_is_not_there_or_anothers_is_not_asked(root, campaign, monkeypatch) -> None:
+    campaign(git_commit="0" * 12, campaign=f"{'0' * 12}, {INTEL}, AMX")
+    shutil.move(root / ".git", root.parent / ".git")  # as of a copy inside another repository
+    check(root)
+    monkeypatch.setenv("PATH", str(root))
+    check(root)
 
 
 def test_a_commit_with_changes_is_refused(root, campaign) -> None:
@@ -146,7 +156,7 @@ def test_two_machines_or_commits_in_the_main_table_are_refused(root, campaign, w
 def test_a_row_that_a_notebook_prints_otherwise_is_refused(root, campaign, wrong) -> None:
     campaign()
     notebook(root, **wrong)
-    with pytest.raises(ResultsError, match=r"export\.ipynb prints (for|no row of) ONNX.*publish it again"):
+    with pytest.raises(ResultsError, match=r"export\.ipynb prints (for|no row of) ONNX.*make publish HW=all"):
         check(root)
 
 
@@ -193,6 +203,7 @@ def test_a_run_outside_the_campaign_displaces_nothing_and_stays_out_of_the_main_
     rows = read_rows(root)
     assert rows.set_index("experiment")["map50"]["ONNX"] == METRICS["map50"]
     assert "Tried later" in set(rows["experiment"]) - set(headline(rows)["experiment"])
+    published(root, "later, CPU, AMX")
     regenerate(root, pd.DataFrame([run("ONNX", minute=3, campaign="later, CPU, AMX", map50=0.2)]))
     assert read_rows(root).set_index("experiment")["map50"]["ONNX"] == 0.2, "a later campaign does"
 

@@ -177,7 +177,8 @@ def environment(**variables: str) -> Iterator[None]:
 
 def local_only(store: Path) -> dict[str, str]:
     """The variables that make a local store the target of runs."""
-    return {"MC_STORE": str(store), "MLFLOW_TRACKING_URI": "", "DAGSHUB_USER_TOKEN": ""}
+    none = {"MLFLOW_TRACKING_URI": "", "DAGSHUB_USER_TOKEN": ""}
+    return none | {"MC_STORE": str(store), "DAGSHUB_CLIENT_TOKENS_CACHE": str(store / "no_sign_in")}
 
 
 def start(variables: dict[str, str], work: Callable, *arguments: object) -> BaseProcess:

@@ -36,7 +36,7 @@ def sync() -> int:
     if server.is_local:
         raise TrackingError(
             "no tracking server is configured: set MLFLOW_TRACKING_URI or DAGSHUB_USER_TOKEN, or sign in "
-            "(`modelcompression login`"
+            "(`modelcompression login`)"
         )
     store = Store(server)
     with _only_sync(local):
