@@ -49,19 +49,11 @@ def candidates(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         one row an experiment, its metrics under their own names.
-
-    Raises:
-        NothingToRecommend: there is none.
     """
-    if {"tags.dataset", "metrics.map50_95_delta"} <= set(runs):
-        counts = (runs["tags.dataset"] == "coco-val") & (runs.get("tags.smoke") != "true")
-        runs = runs[counts].dropna(subset="metrics.map50_95_delta")
-    else:
-        runs = runs[:0]
-    if runs.empty:
-        raise NothingToRecommend(
-            f"{resolve_target().description} holds no compressed model: make run HW=hw5_export makes some"
-        )
+    if not {"tags.dataset", "metrics.map50_95_delta"} <= set(runs):
+        return runs[:0]
+    counts = (runs["tags.dataset"] == "coco-val") & (runs.get("tags.smoke") != "true")
+    runs = runs[counts].dropna(subset="metrics.map50_95_delta")
     return runs.drop_duplicates("experiment", keep="last").rename(
         columns=lambda c: c.removeprefix("metrics.")
     )
@@ -195,7 +187,7 @@ def advice(rows: pd.DataFrame) -> pd.DataFrame:
 def recommend(threads: int | None = None) -> None:
     """Time the published models on this CPU and print what to take for which goal.
 
-    Where the store holds no run, the models of ``models/`` are timed instead.
+    Where the store holds no compressed model whose run counts, those of ``models/`` are timed instead.
 
     Raises:
         NothingToRecommend: there is no model, or none that can be timed here.
@@ -204,11 +196,10 @@ def recommend(threads: int | None = None) -> None:
     threads = threads or min(2, cpu().cores)
     if threads > cpu().cores:
         raise NothingToRecommend(f"threads must be 1…{cpu().cores} on this machine, not {threads}")
-    logged = finished_runs()
-    if logged.empty:
-        print(f"{resolve_target().description} holds no run; {cpu()}; {threads} threads")
+    runs = candidates(finished_runs())
+    if runs.empty:
+        print(f"{resolve_target().description} holds no compressed model; {cpu()}; {threads} threads")
         return recommend_shipped(threads)
-    runs = candidates(logged)
     print(f"{cpu()}; {threads} threads; {len(runs)} models of {resolve_target().description}")
     rows, skipped = timed(runs, TorchDetector(weights(), threads))
     for experiment, reason in skipped.items():
