@@ -1,5 +1,6 @@
 """hw5_export: what its diagrams say is counted, nothing in them overlaps, what it suggests to try is so."""
 
+import importlib.util
 from itertools import combinations
 
 import nbformat
@@ -8,10 +9,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from modelcompression import ROOT, runner
+from modelcompression import ROOT, nanodet, runner
 from modelcompression.assets import ImageSet
 from modelcompression.detect import Model
 from modelcompression.diagrams import convolutions, graphs, inputs
+from modelcompression.fetch import AssetError
 
 RECORDED = ["Parameter", "Constant", "Convolution", "Sigmoid", "Multiply", "Result"]
 EXECUTED = ["Input", "Reorder", "Const", "Convolution", "Reorder", "Output"]
@@ -102,6 +104,13 @@ def test_a_larger_budget_takes_a_smaller_image() -> None:
     assert found == {0.01: 640, 0.03: 576, 0.1: 576, 0.15: 512}  # half of it is spent on coco128
 
 
+def has_nanodet(kind: str) -> bool:
+    try:
+        return nanodet.ncnn_files(kind).is_file()
+    except AssetError:
+        return False
+
+
 def test_the_smaller_networks_notebook_answers(smoke_run) -> None:
     """`HW=all` leaves it out."""
     notebook = ROOT / "hw5_export/smaller_network.ipynb"
@@ -110,6 +119,9 @@ def test_the_smaller_networks_notebook_answers(smoke_run) -> None:
     assert "INT8, lean graph, 192 px" in found.rows.index  # 13/20 of a smoke run's 320
     said = "".join(str(cell.get("outputs")) for cell in found.document.cells)
     small = [name for name in found.rows.index if name.startswith("NanoDet")]
+    here = [kind for kind in ("float16", "int8") if has_nanodet(kind)]
+    in_ncnn = len(here) if importlib.util.find_spec("ncnn") else 0
+    assert len(small) == in_ncnn + 2 * ("float16" in here), "float16 and INT8 in OpenVINO are made of float16"
     assert ("Why not a network that was small" in said) == bool(small)
     for row in (found.rows.loc[name] for name in small):
         assert row["metrics.size_mb"] < 3 and row["metrics.map50_95"] > 0.1

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -58,6 +59,20 @@ def test_the_long_healing_writes_files_with_records(own_store) -> None:
     assert (
         (folder / "history.csv").read_text().startswith("file,steps,seconds,loss,held_out\nhealed_0.80,0,0.0")
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MINUTES", 0), ("BATCH", 2.5), ("BITS", 2.66), ("BITS", [1]), ("SIDES", [1.5]), ("DEVICE", "gpu")],
+)
+def test_a_wrong_wish_is_said_before_the_long_healing(name: str, value: object) -> None:
+    cells = nbformat.read(LONG, as_version=4).cells
+    (wishes,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    (checks,) = (cell.source for cell in cells if cell.source.startswith("own = {"))
+    exec(wishes, given := {"Homework": lambda *_, **__: SimpleNamespace(photographs=[0] * 16)})
+    exec(checks, given)
+    with pytest.raises(ValueError, match=f"{name}.* must be"):
+        exec(checks, given | {name: value})
 
 
 def test_the_long_healing_takes_a_detector_of_ones_own(own_store, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import conftest
 import nbformat
 import pytest
 
-from modelcompression import ROOT, runner
+from modelcompression import ROOT, campaign, runner
 
 NOTEBOOKS = runner.notebooks()
 NAMES = [str(path.relative_to(ROOT)) for path in NOTEBOOKS]
@@ -79,9 +79,11 @@ def test_parameters_are_capitals_in_one_tagged_cell(path: Path) -> None:
     assert all("# @param" in line for line in parameters.source.splitlines())
 
 
-@every
+@every_form
 def test_committed_outputs_are_a_whole_clean_run(path: Path) -> None:
     code = cells(path, "code")
+    if path not in NOTEBOOKS and not any(cell.outputs for cell in code):
+        pytest.skip("it says that its outputs are empty until one runs it")
     if is_new(path) and not any(cell.execution_count for cell in code):
         pytest.skip(f"not committed yet, and before that: make publish HW={path.parent.name}")
     assert path.stat().st_size <= runner.PUBLISHED_BYTES
@@ -97,6 +99,14 @@ def test_smoke_run(path: Path, smoke_run) -> None:
     found = smoke_run(path)
     assert all(cell.execution_count for cell in found.document.cells if cell.cell_type == "code")
     assert len(found.rows) and (found.rows["tags.smoke"] == "true").all()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["options", "accuracy_control"])
+def test_smoke_run_of_what_only_its_name_chooses(name: str, smoke_run) -> None:
+    """The others have tests of their own."""
+    found = smoke_run(ROOT / "hw2_quantization" / f"{name}.ipynb")
+    assert all(cell.execution_count for cell in found.document.cells if cell.cell_type == "code")
 
 
 def test_a_run_shares_the_process_of_its_homeworks_own_tests(tmp_path: Path, monkeypatch) -> None:
@@ -334,7 +344,28 @@ def test_a_campaign_goes_on_where_it_was_cut_off_and_publishes_all_or_nothing(
     assert course == ["run a", "run b", "run c", *published]
     said = capsys.readouterr().out
     assert "[1 of 3] hw9_test/a, after 0 min, about 6 min to go" in said
-    assert "[3 of 3] hw9_test/c, after 0 min, about 0 min to go" in said
+    assert "[3 of 3] hw9_test/c, after 0 min, about 2 min to go" in said
+    course.clear()
+    runner.run("all", publishing=True)
+    assert course == ["run a", "run b", "run c", *published], "a complete one measures again"
+
+
+def test_a_notebook_executed_alone_is_of_no_campaign(tmp_path: Path) -> None:
+    notebook = tmp_path / "any.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(metadata={"modelcompression": {"by_name_only": True}}), notebook)
+    campaign.mark(notebook, "c0ffee, CPU, AMX", 2)
+    assert campaign.noted(notebook) == {"by_name_only": True, "campaign": "c0ffee, CPU, AMX", "minutes": 2}
+    campaign.mark(notebook, "", 3)
+    assert campaign.noted(notebook) == {"by_name_only": True, "minutes": 3}
+
+
+def test_what_was_executed_before_a_kill_says_nothing_about_the_speed(course, monkeypatch) -> None:
+    chosen = runner.notebooks("all")
+    now = iter([0, 0.1, 240])  # seconds: the first was there, the second took twice its minutes
+    monkeypatch.setattr(campaign.time, "time", lambda: next(now))
+    progress = campaign.Progress(chosen)
+    said = [progress.before(notebook) for notebook in chosen]
+    assert said[1].endswith("about 4 min to go") and said[2].endswith("after 4 min, about 4 min to go")
 
 
 def test_changes_that_are_not_committed_are_no_campaign(course, monkeypatch) -> None:
