@@ -30,7 +30,7 @@ from modelcompression.packed import checkpoint
 from modelcompression.packed.tensors import Grid
 from modelcompression.tracking import history
 
-# `make test` has two processes of one thread each.
+# `make test` has several processes of one thread each.
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1))
 
 

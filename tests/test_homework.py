@@ -24,6 +24,10 @@ from modelcompression.measurement import Measurement
 from modelcompression.methods.lean import LeanDetector
 from modelcompression.tracking import history
 
+sys.path.insert(0, str(ROOT / "results"))
+
+from rows import METRICS
+
 
 @pytest.fixture
 def demo_only(monkeypatch, demo, tmp_path):
@@ -158,6 +162,12 @@ def test_measure_logs_everything_a_row_needs(demo_only, eager, weights, tmp_path
     row = runs.loc["Another layout"]
     for key, value in found.metrics.items():
         assert row[f"metrics.{key}"] == pytest.approx(value), key
+    later = ("confirmed_", "coco128_", "pipeline_", "baseline_pipeline_")  # or on COCO, or if it is fast
+    wanted = {f"metrics.{name}" for name in METRICS if not name.startswith(later)}
+    assert wanted <= set(row.dropna().index)
+    report = accuracy.evaluate(channels_last, hw.images, hw.size, progress=False)
+    for key in ("precision", "recall", "map50", "map50_95"):
+        assert row[f"metrics.{key}"] == pytest.approx(getattr(report, key)), key
     assert row["tags.dataset"] == "demo" and row["tags.smoke"] == "true"
     assert row["tags.execution_precision"] == "f32" and row["tags.threads"] == str(THREADS)
     assert row["params.layout"] == "NHWC"

@@ -71,6 +71,18 @@ def test_a_module_is_short_and_imports_nothing_from_above(path: Path) -> None:
     assert not upward, f"{mine} is below {', '.join(upward)}"
 
 
+def test_the_drawing_shows_every_room_where_it_is() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf8")
+    drawn = text.partition("## Where do I put")[2].split("```")[1].splitlines()
+    lines = [line.partition("#")[0].split() for line in drawn if line]
+    floors = [{floor(name) for name in names} for names in lines]
+    assert all(len(found) == 1 for found in floors)
+    order = [found.pop() for found in floors]
+    assert order == sorted(order, reverse=True)
+    rooms = set().union(*FLOORS) - {"__init__", "__main__"}
+    assert sorted(name for names in lines for name in names) == sorted(rooms)
+
+
 def test_measure_methods_and_tracking_do_not_know_each_other() -> None:
     apart = {"measure", "methods", "tracking"}
     for name in apart:
