@@ -13,7 +13,7 @@ A photo without a label file there takes its boxes from the package (``modelcomp
 With no COCO image in reach, ``image_set("demo")`` offers photographs that the installed packages
 ship, annotated by us, so that everything still runs.
 
-``modelcompression assets`` fetches everything and says where it is.
+``modelcompression assets`` fetches what notebooks use and says where it is.
 """
 
 from __future__ import annotations

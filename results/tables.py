@@ -75,7 +75,7 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
         *_trust(shown, images, say),
         *(f"![{say['figures'][name]}]({path})" for name, path in FIGURES.items()),
         f"{say['gallery']}:",
-        f"![{say['gallery'].partition(',')[0]}]({GALLERY})",
+        f"![{say['pictured']}]({GALLERY})",
         say["more"],
         *_small_from_the_start(rows, shown, say),
         say["all"],

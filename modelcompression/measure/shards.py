@@ -1,8 +1,8 @@
 """On how many processes and machines? An evaluation's images in shards, through Dask or joblib.
 
-On the workers of a Dask cluster if ``DASK_SCHEDULER_ADDRESS`` is set (docs/machines.md); else over as many
-local processes as a detector's own threads leave cores for, if there are many images; else right here. A
-shard's result does not depend on who computed it, to the last bit, as long as the CPUs are of one kind.
+On the workers of a Dask cluster if ``DASK_SCHEDULER_ADDRESS`` is set (docs/machines.md); else over local
+processes, one for every 500 images, but no more than a detector's own threads leave cores for; else here.
+A shard's result does not depend on who computed it, to the last bit, as long as the CPUs are of one kind.
 """
 
 from __future__ import annotations
