@@ -62,18 +62,20 @@ class ConfirmError(ModelCompressionError, RuntimeError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to confirm: its run (of a plain file, what ``detect`` makes of it) and its files."""
+    """A model to confirm: its run (of a plain file, what ``detect`` makes of it), its files, and those that
+    it was made of: a graph that is exported once more has other bytes."""
 
     name: str
     run: pd.Series
     files: tuple[Path, ...]
+    made_of: tuple[Path, ...]
     threads: int
 
     @property
     def key(self) -> str:
         """The same for the same files, executed and shown photographs in the same way."""
         how = [self.run[f"tags.{key}"] for key in ("runtime", "execution_precision")]
-        digests = [f"{path.name} {sha256(path)}" for path in sorted(self.files)]
+        digests = [f"{path.name} {sha256(path)}" for path in sorted(self.made_of)]
         return repr([*how, *view(self.run), self.threads, *digests])
 
 
@@ -321,7 +323,7 @@ def _of_run(name: str, runs: pd.DataFrame, folder: Path) -> Candidate:
     if not 1 <= threads <= cpu().cores:
         raise ConfirmError(f"its run had {threads} threads, this machine has {cpu().cores} cores")
     files = [path for path in verified(run, artifacts(run["run_id"], folder)) if path.suffix in MODEL_FILES]
-    return Candidate(name, run, tuple(files), threads)
+    return Candidate(name, run, tuple(files), tuple(files), threads)
 
 
 def _of_file(path: Path, folder: Path) -> Candidate:
@@ -337,7 +339,7 @@ def _of_file(path: Path, folder: Path) -> Candidate:
     graph = to_openvino(path, folder, executes.partition(",")[0])
     tags = {"tags.runtime": LeanDetector.runtime, "tags.execution_precision": executes}
     run = pd.Series({**tags, "params.input_size": size, "params.input_shape": "rectangle"})
-    return Candidate(path.name, run, tuple(shipped(graph)), min(2, cpu().cores))
+    return Candidate(path.name, run, tuple(shipped(graph)), (path,), min(2, cpu().cores))
 
 
 def _is_file(name: str) -> bool:

@@ -36,7 +36,7 @@ CAPTIONS = {
         "validation and COCOeval.",
         "gallery": "What the original, the smallest and the fastest model see (loss ≤ 3 %), each named above "
         "its column: only what differs from the original is labelled",
-        "pictured": "Photographs with the boxes of the original, the smallest and the fastest model",
+        "pictured": "Boxes of the original and of the winners",
         "more": "[results/report.html](results/report.html) has every column of every run, to sort and to "
         "filter: download it and open it in a browser, it needs no network.",
         "small": "**Why not a network that was small from the start?** In {least[size_mb]:.2f} MB "
@@ -107,7 +107,7 @@ CAPTIONS = {
         "метрики с собственной валидацией ultralytics и с COCOeval.",
         "gallery": "Что видят исходная, наименьшая и самая быстрая модели (потеря ≤ 3 %), каждая названа над "
         "своим столбцом; подписано только то, что отличается от исходной",
-        "pictured": "Фотографии с рамками исходной, наименьшей и самой быстрой моделей",
+        "pictured": "Рамки исходной и лучших моделей",
         "more": "В [results/report.html](results/report.html) – все столбцы всех запусков, с сортировкой и "
         "фильтром: скачайте и откройте в браузере, сеть не нужна.",
         "small": "**Почему не сеть, маленькая с самого начала?** В {least[size_mb]:.2f} МБ у "

@@ -77,7 +77,6 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
         f"{say['gallery']}:",
         f"![{say['pictured']}]({GALLERY})",
         say["more"],
-        *_small_from_the_start(rows, shown, say),
         say["all"],
         say["machine"].format(images=images, **machine_of(published)),
         _main_table(shown, images, say),
@@ -85,6 +84,7 @@ def block(rows: pd.DataFrame, original: pd.DataFrame, readme: str) -> str:
     if shown["map50_95_delta"].notna().any():
         parts += [say["every"], _goal_table(shown, say, GOALS)]
     parts += [say["other"].format(**machine_of(group), found=_fast(group, say)) for group in others]
+    parts += _small_from_the_start(rows, shown, say)
     parts += [say["coco128"], say["upper"], _coco128_table(shown, original, say), say["changed"]]
     return "\n" + "\n\n".join(parts) + "\n"
 

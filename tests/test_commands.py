@@ -164,7 +164,8 @@ def test_what_a_command_calls_exists(command: str, shell: Shell) -> None:
         program, subcommand, *_ = command.split()
         printed = shell(f"{program} {subcommand} --help")
         assert [option for option in options(command) if option not in printed] == []
-        assert program != "modelcompression" or "Example: modelcompression" in printed
+        if program == "modelcompression" and not subcommand.startswith("-"):
+            assert "Example: modelcompression" in printed
     elif "pre-commit" in command:  # not a package of ours, but its hooks' programs are
         programs = re.findall(r"entry: (\S+)", (ROOT / ".pre-commit-config.yaml").read_text())
         assert programs and all(shell(f"ls {program}") for program in programs)

@@ -115,7 +115,7 @@ def test_filters_narrow_the_rows(opened) -> None:
     choose(opened, "homework", "hw5_export")
     expected = published.loc[published["homework"] == "hw5_export", "experiment"]
     assert sorted(names(opened)) == sorted(expected)
-    choose(opened, "words", "BF16 openvino")
+    choose(opened, "words", "FP16 openvino")
     assert 0 < len(names(opened)) < len(expected)
     assert opened.find_element(By.ID, "count").text == f"{len(names(opened))} of {len(ROWS)} rows"
     choose(opened, "words", "no such thing")
