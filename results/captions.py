@@ -35,10 +35,10 @@ CAPTIONS = {
         "the confirmation. [Tests](tests/test_accuracy.py) hold the metrics against ultralytics' own "
         "validation and COCOeval.",
         "gallery": "What the original, the smallest and the fastest model see (loss ≤ 3 %), each named above "
-        "its column: only what differs from the original is labelled",
+        "its column: only differences are labelled",
         "pictured": "Boxes of the original and of the winners",
         "more": "[results/report.html](results/report.html) has every column of every run, to sort and to "
-        "filter: download it and open it in a browser, it needs no network.",
+        "filter: download it and open it in a browser.",
         "small": "**Why not a network that was small from the start?** In {least[size_mb]:.2f} MB "
         "{least[link]} has an mAP50-95 of {least[map50_95]:.3f}, {best[link]} in {best[size_mb]:.2f} MB one "
         "of {best[map50_95]:.3f}, {more}.",
@@ -106,10 +106,10 @@ CAPTIONS = {
         "моделей немного приукрашена: поэтому и нужно подтверждение. [Тесты](tests/test_accuracy.py) сверяют "
         "метрики с собственной валидацией ultralytics и с COCOeval.",
         "gallery": "Что видят исходная, наименьшая и самая быстрая модели (потеря ≤ 3 %), каждая названа над "
-        "своим столбцом; подписано только то, что отличается от исходной",
+        "своим столбцом; подписаны только отличия",
         "pictured": "Рамки исходной и лучших моделей",
         "more": "В [results/report.html](results/report.html) – все столбцы всех запусков, с сортировкой и "
-        "фильтром: скачайте и откройте в браузере, сеть не нужна.",
+        "фильтром: скачайте и откройте в браузере.",
         "small": "**Почему не сеть, маленькая с самого начала?** В {least[size_mb]:.2f} МБ у "
         "{least[link]} mAP50-95 {least[map50_95]:.3f}, у {best[link]} в {best[size_mb]:.2f} МБ – "
         "{best[map50_95]:.3f}, {more}.",
