@@ -1,4 +1,4 @@
-"""A campaign: all notebooks published together. Which has it executed already, and how long will it take?"""
+"""A campaign: all notebooks published together. What has it done already, and how long will it take?"""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 
-from . import files
+from . import files, machine
+from .tracking.history import finished_runs
 
 MOMENT = 0.05  # minutes; no notebook is executed in less
 KEY = "modelcompression"  # in a notebook's metadata: ``campaign`` and ``minutes``
@@ -36,6 +38,33 @@ def published(root: Path) -> set[str]:
     """The campaigns that a repository's notebooks are of. Another one has not come to its end."""
     found = {noted(notebook).get("campaign") for notebook in root.glob("hw*_*/*.ipynb")}
     return found - {None}
+
+
+def known_rows(root: Path) -> pd.DataFrame:
+    """What other notebooks have measured: ``results/results.csv`` of a repository.
+
+    Within a campaign, the rows of this class of CPU are those that the campaign itself has measured so far: a
+    notebook must not draw what the table will no longer say.
+
+    Returns:
+        Numbers in the units of results.csv: fractions, milliseconds, megabytes.
+
+    Raises:
+        TrackingError: within a campaign, the local store cannot be opened.
+    """
+    rows = pd.read_csv(root / "results" / "results.csv")
+    if not (running := machine.campaign()):
+        return rows
+    runs = finished_runs()
+    ours = runs.get("tags.campaign", pd.Series("", runs.index)) == running
+    runs = runs[ours].drop_duplicates("experiment", keep="last")
+    elsewhere = rows[rows["isa"] != machine.cpu().isa]
+    if runs.empty:
+        return elsewhere
+    sources = {column: (column, f"metrics.{column}", f"tags.{column}") for column in rows}
+    found = {column: [name for name in names if name in runs] for column, names in sources.items()}
+    fresh = pd.DataFrame({column: runs[names[0]] for column, names in found.items() if names})
+    return pd.concat([elsewhere, fresh.assign(threads=fresh["threads"].astype(int))], ignore_index=True)
 
 
 def discard(executed: Iterable[Path]) -> None:

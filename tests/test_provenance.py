@@ -168,6 +168,18 @@ def test_a_table_that_a_notebook_prints_otherwise_is_refused(root, campaign) -> 
         check(root)
 
 
+def test_a_row_that_another_notebook_shows_with_older_numbers_is_refused(root, campaign) -> None:
+    campaign()
+    own = root / "hw5_export/export.ipynb"
+    shown = own.read_text().replace("→ 25.6", "→ 99.9")
+    other = own.with_name("smaller_network.ipynb")
+    other.write_text(shown)
+    check(root)  # another time of the same model
+    other.write_text(shown.replace("<td>0.3951</td>", "<td>0.3953</td>"))
+    with pytest.raises(ResultsError, match=r"smaller_network\.ipynb prints for ONNX map50_95 0\.3953"):
+        check(root)
+
+
 def test_figures_of_rows_that_do_not_exist_are_refused(root, campaign) -> None:
     rows = campaign()
     picture(root, rows.assign(run_id="gone"))
