@@ -37,6 +37,7 @@ SPEED_TICKS = [0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24]
 
 WIDTH, LINE, MARGIN = 8.33, 0.205, 0.15  # inches
 LONGEST_NAME, LONGEST_IN_KEY = 48, 66  # characters
+LOWER_LEFT = 5, 20  # points that numbers stay away from a plot's corner: below are the values of `_below`
 SETTINGS = {"svg.hashsalt": "modelcompression", "svg.fonttype": "none", "text.parse_math": False}
 SETTINGS |= {"font.size": 9, "axes.grid": True, "grid.color": "#e4e4e4", "axes.edgecolor": "#888888"}
 # A short list, since the file repeats it with every word.
@@ -74,7 +75,8 @@ def pareto(shown: pd.DataFrame, machine: str) -> str:
         _legend(figure, points["homework"], 0.5)
         left, right = (_place(figure, x, 0.75, width, 3.1) for x, width in ((0.7, 4.15), (5.05, 3.1)))
         inside = points[points["delta"] >= FLOOR]
-        limits = min(-2, inside["delta"].min()) - 1.2, max(1, inside["high"].max()) + 0.3
+        room = 1.2 if len(inside) == len(points) else 2.4  # for the values of `_below`
+        limits = min(-2, inside["delta"].min()) - room, max(1, inside["high"].max()) + 0.3
         _logarithmic(left, points["size_mb"], SIZE_TICKS, at_least=(1, 6))
         _logarithmic(right, points["speedup"], SPEED_TICKS, at_least=(0.9, 1.5))
         for axes, column in ((left, "size_mb"), (right, "speedup")):
@@ -190,12 +192,12 @@ def _numbers(axes: Axes, front: pd.DataFrame, points: np.ndarray) -> None:
     to_points = 72 / axes.figure.dpi
     taken = to_points * axes.transData.transform(points)
     box = to_points * axes.get_window_extent().get_points()
-    angles = np.pi / 8 * np.arange(1, 17, 2)
-    ring = 12 * np.column_stack([np.cos(angles), np.sin(angles)])
+    angles = np.pi / 8 * np.arange(16)
+    ring = 12 * np.column_stack([1.2 * np.cos(angles), np.sin(angles)])  # a number is wider than it is high
     for label, point in zip(front.index, front.to_numpy(), strict=True):
         places = to_points * axes.transData.transform(point) + ring
         room = np.linalg.norm(places[:, None] - taken, axis=2).min(axis=1)
-        room[((places < box[0] + 5) | (places > box[1] - 5)).any(axis=1)] = -1
+        room[((places < box[0] + LOWER_LEFT) | (places > box[1] - 5)).any(axis=1)] = -1
         chosen = room.round(3).argmax()
         taken = np.vstack([taken, places[chosen]])
         axes.annotate(

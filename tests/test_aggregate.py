@@ -3,12 +3,14 @@
 import json
 import re
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
 
@@ -21,7 +23,7 @@ from modelcompression.cards import LICENCE, Card
 from modelcompression.goals import winner
 from modelcompression.tracking import history
 from page import PAGE
-from plots import style
+from plots import _numbers, style
 from rows import (
     BASELINE,
     COLUMNS,
@@ -353,6 +355,16 @@ def test_the_front_is_what_nothing_beats(root) -> None:
     )
     svg = (root / FIGURES["pareto"]).read_text(encoding="utf8")
     assert re.findall(r">(Small|Fast|Beaten|As fast)[^<]*<", svg) == ["Small", "Fast"]
+
+
+def test_numbers_of_the_front_do_not_touch_though_its_points_do() -> None:
+    axes = Figure(figsize=(4, 3), dpi=72).subplots()
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    front = pd.DataFrame({"x": [5, 5, 5.05, 5.1], "y": [5, 5.3, 5, 0.1]}, index=[9, 10, 11, 12])
+    _numbers(axes, front, front.to_numpy())
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 4 and not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert boxes[3].y0 > axes.get_window_extent().y0 + 10, "below are the values of outliers"
 
 
 def test_an_outlier_becomes_an_arrow_with_its_value(root) -> None:
