@@ -46,10 +46,10 @@ homework: .venv/test.stamp  ## a new homework, HW=hw7_example: its notebook, its
 check: .venv/test.stamp lint  ## lint and all fast tests, in two minutes
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ONCE) -m "not slow and not nightly"
 
-test: .venv/test.stamp lint  ## the whole test suite, the notebooks in smoke mode included
+test: .venv/test.stamp lint  ## all tests but the nightly ones, the notebooks in smoke mode included
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 $(ONCE)
 
-nightly: .venv/test.stamp  ## what takes too long for make test: the notebooks of HW=all, with another detector
+nightly: .venv/test.stamp  ## what takes too long for make test: all notebooks with another detector, other networks
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 $(ONCE) -m nightly
 
 torture: .venv/test.stamp  ## kill, fill the disk, break the server, compress all kinds: is anything lost? (about ten minutes)
@@ -102,7 +102,7 @@ assets: .venv/run.stamp  ## find or fetch weights and images
 clean:  ## remove what runs left behind, not the environment, the images or the runs
 	rm -rf build runs results/executed
 
-.venv/run.stamp: requirements.txt constraints.txt pyproject.toml
+.venv/run.stamp: requirements.txt requirements-detect.txt constraints.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with the module venv found: install one" \
 		"(Debian, Ubuntu: apt install python3 python3-venv), or make run PYTHON=/path/to/python3.11"; exit 1; }
 	@"$(PYTHON)" -c 'import sys' &>/dev/null || \
@@ -113,7 +113,7 @@ clean:  ## remove what runs left behind, not the environment, the images or the 
 		{ echo "error: $(PYTHON) has no module venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	"$(PYTHON)" -m venv .venv
 	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) --no-deps torch torchvision -c constraints.txt)
-	$(BIN)/pip install --quiet -c constraints.txt -e .
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[all]"
 	touch $@
 
 .venv/test.stamp: .venv/run.stamp requirements-test.txt

@@ -5,7 +5,9 @@ import sys
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+# Installed, not in a clone: what is fetched and logged is in the user's folder, not among Python's packages.
+_CLONE = Path(__file__).resolve().parents[1]
+ROOT = _CLONE if (_CLONE / "pyproject.toml").is_file() else Path.home() / ".modelcompression"
 REPOSITORY = "PredelinaAsya/ModelCompression"
 BRANCH = "main"
 __version__ = "0.1.0"

@@ -106,7 +106,7 @@ def model_file(name: str | Path | None = None) -> Path:
 
 
 def fastest() -> Card:
-    """The model that gained most speed; without a measurement, the one with the largest file.
+    """The confirmed model that gained most speed; else the measured one; else that of the largest file.
 
     Raises:
         ModelMissing: ``models/`` is empty.
@@ -114,4 +114,4 @@ def fastest() -> Card:
     found = cards()
     if not found:
         raise ModelMissing(f"{folder()} holds no model: give the path of a .mcpk file")
-    return max(found, key=lambda card: (card.speedup, card.size))
+    return max(found, key=lambda card: (bool(card.default.get("confirmed_speedup")), card.speedup, card.size))

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from . import __version__
+from . import REPOSITORY, __version__
 from .errors import ModelCompressionError
 from .terminal import forgive_encoding, one_line
 
@@ -32,8 +32,15 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # `| head` has seen enough; click ends quietly
+            raise
         except (ModelCompressionError, OSError) as error:
             raise _Failure(one_line(error)) from None
+        except ModuleNotFoundError as error:  # `detect` is installed with less than the others need
+            if (error.name or __package__).startswith(__package__):
+                raise
+            clone = f"in a clone of github.com/{REPOSITORY}"
+            raise _Failure(f'{error.name} is not installed: pip install -e ".[all]" {clone}') from None
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -233,14 +240,21 @@ def inspect(file: Path) -> None:
 @click.option("--data", type=FILE, help="YAML of a data set, as for ultralytics.")
 @click.option("--images", type=FILE, help="A folder of photographs without labels.")
 @click.option(
-    "--for", "goal", type=click.Choice(["fast", "small", "both"]), default="both", show_default=True
+    "--for", "goal", type=click.Choice(["fast", "small", "both"]), default="both", show_default=True,
+    help="fast: an INT8 graph; small: a packed checkpoint; both: these two, and one file with both.",
+)  # fmt: skip
+@click.option(
+    "--max-loss",
+    type=SHARE,
+    default=None,
+    help="Largest loss, in per cent: 2 or 2%.  [1%; without labels 5%]",
 )
-@click.option("--max-loss", type=SHARE, default=None, help="Largest loss.  [1%; without labels 5%]")
-@click.option("--out", type=FILE, default=None, help="Folder for files and report.")
+@click.option("--out", type=FILE, default=None, help="Folder for files and report.  [WEIGHTS-compressed]")
 @click.option("--size", type=click.IntRange(32), default=None, help="Input in pixels.  [as trained]")
 @click.option("--trust", "trusted", is_flag=True, help="The .pt file is mine: opening it may run its code.")
 @click.option("--sha256", default=None, help="Open the .pt file if this is its hash.")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True,
+              help="Threads that everything is timed with.")  # fmt: skip
 def compress(weights: Path, out: Path | None, **wish: Any) -> None:
     """Make a detector of one's own smaller and faster: files that run, and a report of what it cost.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import ROOT
@@ -116,8 +116,12 @@ def campaign() -> str:
 
 
 def versions() -> str:
-    """Of the packages that numbers depend on."""
-    return ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    """Of the packages that numbers depend on, as far as they are installed."""
+    found = []
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return ", ".join(found)
 
 
 def commit() -> str:

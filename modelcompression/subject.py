@@ -8,7 +8,6 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -132,7 +131,5 @@ def _weights_from_index(target: Path) -> Path:
 @cache
 def class_names() -> dict[int, str]:
     """COCO's 80 class names by index, as ultralytics orders them."""
-    import yaml
-
-    package = Path(find_spec("ultralytics").origin).parent  # not imported: that takes seconds
-    return yaml.safe_load((package / "cfg/datasets/coco8.yaml").read_text(encoding="utf8"))["names"]
+    text = (Path(__file__).parent / "coco" / "names.txt").read_text(encoding="utf8")
+    return dict(enumerate(text.splitlines()))

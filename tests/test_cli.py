@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 
-from modelcompression import ROOT, __version__
+from modelcompression import ROOT, __version__, files
 from modelcompression.cli import cli
 from modelcompression.terminal import one_line
 
@@ -82,3 +83,43 @@ terminal.script(lambda: runner.execute(runner.ROOT / "draft.ipynb"))"""
 def test_errors_of_the_system_say_what_to_do(number: int, says: str) -> None:
     line = one_line(OSError(number, os.strerror(number), "x"))
     assert says in line and line.startswith("x: ") and "\n" not in line
+
+
+def test_what_is_not_installed_is_named_with_what_installs_it() -> None:
+    code = "import sys; sys.modules['pandas'] = None; from modelcompression.cli import main; main()"
+    command = [sys.executable, "-c", code, "inspect", "small.mcpk"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith('error: pandas is not installed: pip install -e ".[all]" in a clone of ')
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"set -o pipefail; {sys.executable} -m modelcompression models | true"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "error" not in done.stderr
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """Not a device either: as root, /dev/null would become a file."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(OSError, match=f"{name} cannot be written: it is a folder or a device"):
+            files.replace({tmp_path / "first": b"new", tmp_path / name: b"new"})
+    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"] and not os.listdir(tmp_path / "folder")
+
+
+def test_installed_it_writes_into_the_users_folder(tmp_path: Path) -> None:
+    """Not among Python's packages; in a clone, into the clone."""
+    assert (ROOT / "pyproject.toml").is_file()
+    package = tmp_path / "site-packages" / "modelcompression"
+    package.mkdir(parents=True)
+    shutil.copy(ROOT / "modelcompression" / "__init__.py", package)
+    code = "import modelcompression; print(modelcompression.ROOT)"
+    env = os.environ | {
+        "PYTHONPATH": str(package.parent),
+        "HOME": str(tmp_path),
+        "USERPROFILE": str(tmp_path),
+    }
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / ".modelcompression"), done.stderr

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,13 +103,23 @@ def test_without_a_graph_it_sees_what_it_was_trained_for(eager, folder: Path, tm
 
 
 def test_neither_pytorch_nor_ultralytics_nor_the_network_is_needed(packed_int8: Path, folder: Path) -> None:
+    """Nothing of what requirements.txt has and requirements-detect.txt has not."""
+    wanted = {name: (ROOT / f"requirements{name}.txt").read_text().splitlines() for name in ("", "-detect")}
+    assert set(wanted["-detect"][1:]) < set(wanted[""])
+    named = [
+        re.match(r"[\w-]+", line)[0] for line in set(wanted[""]) - set(wanted["-detect"]) if line[0] != "#"
+    ]
+    imported = {"scikit-image": "skimage", "scikit-learn": "sklearn", "faster-coco-eval": "faster_coco_eval"}
+    others = {imported.get(name, name) for name in named}
+    assert {"torch", "ultralytics", "pandas", "mlflow", "nncf"} < others
     code = f"""
 import socket, sys
 def refuse(*_): raise AssertionError("no network")
 socket.socket.connect = refuse
 from modelcompression.detect import Model
 print(len(Model({str(packed_int8)!r}, size=320)({str(folder / "bus.jpg")!r})))
-print(sorted({{"torch", "ultralytics", "pandas", "mlflow", "matplotlib", "nncf"}} & set(sys.modules)))
+from modelcompression.looking import Looking
+print(sorted({others} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     boxes, modules = done.stdout.split("\n")[:2]

@@ -220,6 +220,10 @@ def test_a_model_is_found_by_its_name(root: Path, eager, monkeypatch) -> None:
     half = checkpoint.save(root / "half.mcpk", eager.model, {})
     take(root, "half", half, RECORD, read_rows(root)[:0])
     assert model_file() == root / "models/tiny.mcpk", "measured to be faster"
+    card = json.loads((root / "models/half.json").read_text())
+    card["confirmed"] = {"confirmed_speedup": 1.1}
+    (root / "models/half.json").write_text(json.dumps(card))
+    assert model_file() == root / "models/half.mcpk", "the only one that is confirmed"
     (root / "models/tiny.json").write_text("{}")
     with pytest.raises(ModelMissing, match="damaged"):
         model_file()
