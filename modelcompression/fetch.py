@@ -97,7 +97,8 @@ def download(
         with _claimed(part) as file:
             if not was_here and target.exists() and expected in (None, sha256(target)):
                 return target  # another process was faster
-            _receive(url, file, part, quiet)
+            if not (expected and sha256(part) == expected):  # killed between the last byte and the new name
+                _receive(url, file, part, quiet)
             if not fcntl:
                 file.close()  # Windows renames and removes no open files
             if expected and sha256(part) != expected:
@@ -161,7 +162,7 @@ def _receive(url: str, file: BinaryIO, part: Path, quiet: bool) -> None:
             resumed = response.status_code == 206
             span = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
             if response.status_code == 416 or (resumed and span and int(span[1]) != have):
-                part.unlink()  # longer than the file, so it is another file's
+                file.truncate(0)  # longer than the file, so it is another file's
                 raise AssetError(f"{url}: the partial download was stale and is removed; run again")
             if not response.ok:
                 raise NotServedError(f"cannot fetch {url}: HTTP {response.status_code} {response.reason}")

@@ -27,6 +27,8 @@ def replace(contents: Mapping[Path, bytes]) -> None:
     asides: dict[Path, str] = {}
     try:
         for path, data in contents.items():
+            if path.exists() and not path.is_file():
+                raise OSError(f"{path} cannot be written: it is a folder or a device")
             try:
                 asides[path] = _written_aside(path, data)
             except OSError as error:

@@ -25,7 +25,7 @@ from . import ROOT, differences, figures
 from .assets import ImageSet, image_set, report_and_calibration
 from .dataset import MOST, from_yaml
 from .detector import Detector, try_out
-from .fetch import sha256
+from .fetch import UnreachableError, sha256
 from .files import own_folder
 from .images import letterbox, planes
 from .machine import campaign, commit, cpu, versions
@@ -197,7 +197,10 @@ class Homework:
         """
         found = [sample.path for sample in self.calibration.samples]
         if self.calibration.name == "coco128" and not self.smoke:
-            found += [sample.path for sample in image_set("coco-train-extra").samples]
+            try:
+                found += [sample.path for sample in image_set("coco-train-extra").samples]
+            except UnreachableError as error:
+                print(f"{error}\nGoing on without these photographs to learn from.")
         return found
 
     def batches(

@@ -215,4 +215,5 @@ def recommend(threads: int | None = None) -> None:
     sound = rows.drop(otherwise(rows).index)
     for goal, loss in unmet(sound):
         print(f"{WORDS[goal]}, loss ≤ {loss:.0%}: no model is sure to keep within that")
-    print(advice(sound).to_string(index=False))
+    if len(found := advice(sound)):
+        print(found.to_string(index=False))

@@ -22,12 +22,10 @@ from jupyter_client.kernelspec import KernelSpec
 from papermill.exceptions import PapermillExecutionError
 
 from . import BRANCH, REPOSITORY, ROOT, files
-from .assets import image_set
 from .campaign import Progress, discard, mark, noted
 from .errors import ModelCompressionError
-from .fetch import UnreachableError
 from .machine import commit, cpu
-from .subject import weights
+from .needed import fetch_needed
 from .terminal import one_line
 
 EXECUTED = ROOT / "results" / "executed"
@@ -55,7 +53,7 @@ def notebooks(homework: str = "all") -> list[Path]:
         named = [path for path in found if one == f"{path.parent.name}/{path.stem}"]
         several = [p for p in found if one in ("all", p.parent.name) and not noted(p).get("by_name_only")]
         if not (several or named):
-            names = ", ".join(dict.fromkeys(path.parent.name for path in found))
+            names = ", ".join(dict.fromkeys(path.parent.name for path in found)) or "those in a clone"
             raise RunnerError(f"there is no homework '{one}': choose one of {names}, all")
         chosen += several or named
     return list(dict.fromkeys(chosen))
@@ -150,8 +148,8 @@ def publish(executed: Mapping[Path, Path]) -> None:
     """Replace notebooks by their executed copies, given as notebook → copy, cleaned of what only a run needs.
 
     Raises:
-        RunnerError: before any is replaced, one is over the size that a repository of notebooks can bear; or
-            one cannot be written.
+        RunnerError: before any is replaced, one is over the size that a repository of notebooks can bear, or
+            was edited while it ran; or one cannot be written.
     """
     texts = {notebook: _published(copy, notebook) for notebook, copy in executed.items()}
     for notebook, text in texts.items():
@@ -160,6 +158,10 @@ def publish(executed: Mapping[Path, Path]) -> None:
 
 def _published(executed: Path, notebook: Path) -> str:
     document = read_notebook(executed)
+    if notebook.exists() and _sources(document) != _sources(read_notebook(notebook)):
+        raise RunnerError(
+            f"{notebook.name} was edited while it ran: publish it again; {executed} is what ran"
+        )
     clean(document, notebook)
     text = nbformat.writes(document) + "\n"
     if len(text.encode()) > PUBLISHED_BYTES:
@@ -168,6 +170,11 @@ def _published(executed: Path, notebook: Path) -> str:
             "make its figures fewer or smaller"
         )
     return text
+
+
+def _sources(document: nbformat.NotebookNode) -> list[str]:
+    """Of all cells but the one that has the parameters of a run."""
+    return [c.source for c in document.cells if "injected-parameters" not in c.metadata.get("tags", [])]
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -251,18 +258,6 @@ def _as_terminal(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebook
     return [o for o in joined if o.output_type != "stream" or o.text.strip()]
 
 
-def _fetch_assets(needed: bool) -> None:
-    """Before any notebook starts: a download belongs here, with its progress on the terminal."""
-    weights()
-    try:
-        image_set("coco-val")
-        image_set("coco128")
-    except UnreachableError as error:
-        if needed:
-            raise
-        print(f"{error}\nGoing on with the demo photos.", file=sys.stderr)
-
-
 def _begin_campaign() -> str:
     """All runs that follow make the main table together: from one commit, on one machine.
 
@@ -329,7 +324,7 @@ def run(
     for notebook in chosen:
         require_parameters(notebook, ["SMOKE", *(parameters or {})])
     campaign = _begin_campaign() if publishing and "all" in homework.split() else ""
-    _fetch_assets(needed=publishing)
+    fetch_needed(chosen, publishing, smoke, parameters)
     start, executed, progress = time.time(), {}, Progress(chosen)
     try:
         for notebook in chosen:

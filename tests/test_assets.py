@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import ultralytics
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +107,13 @@ def test_a_stale_part_longer_than_the_file_is_removed(server, tmp_path: Path) ->
     with pytest.raises(AssetError, match="run again"):
         fetch.download(f"{server.url}/whole", tmp_path / "file", DIGEST)
     assert fetch.download(f"{server.url}/whole", tmp_path / "file", DIGEST).exists()
+
+
+def test_a_part_that_is_whole_already_becomes_the_file(server, tmp_path: Path) -> None:
+    """Killed between the last byte and the new name."""
+    (tmp_path / "file.part").write_bytes(CONTENT)
+    assert fetch.download(f"{server.url}/whole", tmp_path / "file", DIGEST).read_bytes() == CONTENT
+    assert server.ranges == [] and os.listdir(tmp_path) == ["file"]
 
 
 def test_missing_and_unreachable_are_one_line(server, tmp_path: Path) -> None:
@@ -575,3 +583,8 @@ def test_a_digest_is_of_what_an_evaluation_depends_on(demo, tmp_path: Path) -> N
 def test_paths_are_from_all_over_a_set(demo) -> None:
     assert demo.paths(2) == [demo.samples[number].path for number in (0, len(demo) // 2)]
     assert demo.paths(1000) == [sample.path for sample in demo.samples]
+
+
+def test_names_of_classes_are_those_of_ultralytics() -> None:
+    described = Path(ultralytics.__file__).parent / "cfg/datasets/coco.yaml"
+    assert class_names() == yaml.safe_load(described.read_text(encoding="utf8"))["names"]

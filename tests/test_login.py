@@ -162,7 +162,7 @@ def publishing(hub: DagsHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     hub.tokens.add("t0ken")
     monkeypatch.setenv("DAGSHUB_USER_TOKEN", "t0ken")
     done: list[str] = []
-    monkeypatch.setattr(runner, "_fetch_assets", lambda needed: None)
+    monkeypatch.setattr(runner, "fetch_needed", lambda *_: None)
     monkeypatch.setattr(runner, "_executed", lambda notebook, *how: notebook)
     monkeypatch.setattr(runner, "publish", lambda executed: done.append("published"))
 

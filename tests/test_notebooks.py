@@ -13,9 +13,10 @@ from pathlib import Path
 
 import conftest
 import nbformat
+import pandas as pd
 import pytest
 
-from modelcompression import ROOT, campaign, runner
+from modelcompression import ROOT, campaign, machine, runner
 
 NOTEBOOKS = runner.notebooks()
 NAMES = [str(path.relative_to(ROOT)) for path in NOTEBOOKS]
@@ -286,10 +287,28 @@ def test_a_notebook_over_the_cap_is_not_published(tmp_path: Path, monkeypatch) -
     nbformat.write(nbformat.v4.new_notebook(cells=[code]), tmp_path / "executed.ipynb")
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / "small.ipynb")
     first, target = tmp_path / "first.ipynb", tmp_path / "nb.ipynb"
-    first.write_text("before"), target.write_text("before")
+    code.outputs = []
+    nbformat.write(nbformat.v4.new_notebook(metadata={"here": "before"}), first)
+    nbformat.write(nbformat.v4.new_notebook(cells=[code], metadata={"here": "before"}), target)
     with pytest.raises(runner.RunnerError, match="fewer or smaller"):
         runner.publish({first: tmp_path / "small.ipynb", target: tmp_path / "executed.ipynb"})
-    assert first.read_text() == target.read_text() == "before"
+    assert all(nbformat.read(path, as_version=4).metadata["here"] == "before" for path in (first, target))
+
+
+def test_what_was_edited_while_it_ran_is_not_overwritten(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    target, executed = tmp_path / "nb.ipynb", tmp_path / "executed.ipynb"
+    injected = nbformat.v4.new_code_cell("SMOKE = True", metadata={"tags": ["injected-parameters"]})
+    cells = [nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_markdown_cell("Text.")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), target)
+    nbformat.write(nbformat.v4.new_notebook(cells=[injected, *cells]), executed)
+    runner.publish({target: executed})
+    edited = [*cells, nbformat.v4.new_markdown_cell("A conclusion, written meanwhile.")]
+    nbformat.write(nbformat.v4.new_notebook(cells=edited), target)
+    before = target.read_bytes()
+    with pytest.raises(runner.RunnerError, match=r"nb\.ipynb was edited while it ran: publish it again"):
+        runner.publish({target: executed})
+    assert target.read_bytes() == before
 
 
 @pytest.fixture
@@ -311,7 +330,7 @@ def course(tmp_path: Path, monkeypatch) -> list[str]:
 
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     monkeypatch.setattr(runner, "EXECUTED", tmp_path / "executed")
-    monkeypatch.setattr(runner, "_fetch_assets", lambda needed: None)
+    monkeypatch.setattr(runner, "fetch_needed", lambda *_: None)
     monkeypatch.setattr(runner, "execute", execute)
     monkeypatch.setattr(runner, "publish", lambda copies: done.extend(f"publish {x.stem}" for x in copies))
     monkeypatch.setattr(runner, "_send", lambda: done.append("send"))
@@ -366,6 +385,23 @@ def test_what_was_executed_before_a_kill_says_nothing_about_the_speed(course, mo
     progress = campaign.Progress(chosen)
     said = [progress.before(notebook) for notebook in chosen]
     assert said[1].endswith("about 4 min to go") and said[2].endswith("after 4 min, about 4 min to go")
+
+
+def test_a_campaign_knows_other_rows_of_its_cpu_from_itself_alone(tmp_path, monkeypatch) -> None:
+    here, other = machine.cpu().isa, "another"
+    old = "experiment,isa,threads,images,size_mb\nA,{0},2,281,1\nB,{0},2,281,2\nA,{1},2,281,3\n"
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "results.csv").write_text(old.format(here, other))
+    tags = {"tags.experiment": "A", "tags.isa": here, "tags.threads": "2", "metrics.images": 281.0}
+    made = [("c1, CPU", 4.0), ("c2, CPU", 5.0), ("c2, CPU", 6.0), ("", 7.0)]
+    runs = [tags | {"experiment": "A", "tags.campaign": name, "metrics.size_mb": mb} for name, mb in made]
+    monkeypatch.setattr(campaign, "finished_runs", lambda: pd.DataFrame(runs))
+    assert list(campaign.known_rows(tmp_path)["size_mb"]) == [1, 2, 3]
+    monkeypatch.setenv("MC_CAMPAIGN", "c2, CPU")
+    found = campaign.known_rows(tmp_path)
+    assert found.values.tolist() == [["A", other, 2, 281, 3], ["A", here, 2, 281, 6]]
+    monkeypatch.setattr(campaign, "finished_runs", lambda: pd.DataFrame(columns=["run_id", "experiment"]))
+    assert list(campaign.known_rows(tmp_path)["size_mb"]) == [3]
 
 
 def test_changes_that_are_not_committed_are_no_campaign(course, monkeypatch) -> None:

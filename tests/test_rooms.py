@@ -30,7 +30,7 @@ FLOORS = [
         "runner",
         "skeleton",
     }
-    | {"compress", "judge", "own_model", "recipes", "verdict"},
+    | {"compress", "judge", "own_model", "recipes", "verdict", "needed"},
     {"cli", "__main__"},
 ]
 LONGEST = 350

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -86,8 +87,9 @@ def annotate(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str])
             continue
         try:
             store = Store(target)
-            if run_id in {run.info.run_id for run in store.runs()}:
-                return store.annotate(run_id, metrics, tags)
+            with nullcontext() if target.is_local else patience(store):
+                if run_id in {run.info.run_id for run in store.runs()}:
+                    return store.annotate(run_id, metrics, tags)
         except STORE_ERRORS as error:
             failed = error
     why = f": {first_line(failed)}" if failed else ""

@@ -234,9 +234,11 @@ def _prepare_database(path: Path) -> None:
     if not path.exists():
         for left in path.parent.glob(f"{path.name}.*.new*"):
             left.unlink()
-        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
+        windows = os.name == "nt"  # renames no file that is open, and MLflow keeps it open
+        aside = path if windows else path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
         MlflowClient(f"sqlite:///{aside}")
-        os.replace(aside, path)
+        if not windows:
+            os.replace(aside, path)
     connection = sqlite3.connect(path, timeout=PATIENCE)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 from .store import Store
@@ -18,4 +19,6 @@ def show(port: int) -> None:
     print(f"{target.description}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", target.uri, "--port", str(port)]
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # a dozen processes for nothing
+    if os.name == "nt":  # its execv quotes nothing, and returns the prompt
+        sys.exit(subprocess.call(command))
     os.execv(sys.executable, command)
