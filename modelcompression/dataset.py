@@ -39,7 +39,9 @@ def from_yaml(
     """
     described = _described(file)
     found = described.get("names")
-    listed = [str(x) for x in (found.values() if isinstance(found, dict) else found or [])]
+    if not isinstance(found, dict | list):
+        raise AssetError(f"{file}: names has to be a list of the names of classes")
+    listed = [str(x) for x in (found.values() if isinstance(found, dict) else found)]
     if len(listed) != len(names):
         raise AssetError(
             f"{file} has {len(listed)} classes, the model {len(names)}: use the model's own data set"

@@ -162,11 +162,11 @@ class _Lean:
         try:
             read = openvino.Core().read_model(*graph)
             strides = strides_of(read)
-        except (ValueError, RuntimeError) as error:
+            _, channels, *sides = read.inputs[0].shape
+        except (ValueError, RuntimeError, IndexError) as error:
             raise DetectorError(f"{path} has no lean form: {reason_of(error)}") from None
         integers = any(op.get_type_name() == "FakeQuantize" for op in read.get_ops())
         self.execution_precision = "int8, rest f32" if integers else "f32"
-        _, channels, *sides = read.inputs[0].shape
         self.size = max(sides)
         self.subject = Subject(names, len(names), channels, strides, end2end=end2end)
 

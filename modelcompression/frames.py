@@ -95,6 +95,8 @@ def film(source: str) -> Film:
     camera = source.isdecimal() and not Path(source).exists()
     if not camera and not Path(source).is_file():
         raise PictureError(f"{source} does not exist: {WANTED}")
+    if camera and int(source) >= 2**31:  # OpenCV takes no larger number
+        raise PictureError(f"camera {source} is not there: {WANTED}")
     with _silence():
         opened = cv2.VideoCapture(int(source) if camera else source)
         started, first = opened.read()

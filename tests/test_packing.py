@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import lzma
 import os
 import resource
 import subprocess
@@ -464,6 +465,34 @@ def test_a_forged_graph_is_refused(fast, tmp_path: Path) -> None:
         forged.write_bytes(resealed(bytes(edited)))
         with pytest.raises(PackedCheckpointError):
             checkpoint.to_openvino(forged, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *(lambda places, v=value: v for value in (5, None, True, "x", {}, [5], [[0, "symbols"]])),
+        lambda places: [[*places[0][:2], "nothing"]],
+        lambda places: [[places[0][0], "nothing", places[0][2]]],
+        lambda places: [[-1, *places[0][1:]]],
+        lambda places: [[10**9, *places[0][1:]]],
+        lambda places: [*places, [places[-1][0] + 1, *places[-1][1:]]],
+        lambda places: places[::-1],
+    ],
+)
+def test_a_graph_with_a_forged_list_of_parts_is_refused(fast, tmp_path: Path, edit) -> None:
+    data = fast[0].read_bytes()
+    header = header_of(data)
+    length = header["graphs"]["int8"][0]
+    plain = lzma.decompress(data[-32 - length : -32])
+    end = 4 + int.from_bytes(plain[:4], "little")
+    listed = json.dumps(edit(json.loads(plain[4:end]))).encode()
+    section = lzma.compress(len(listed).to_bytes(4, "little") + listed + plain[end:])
+    header["graphs"]["int8"][0] = len(section)
+    forged = tmp_path / "forged.mcpk"
+    forged.write_bytes(with_object(data[: -32 - length] + section + bytes(32), header))
+    with pytest.raises(PackedCheckpointError):
+        checkpoint.to_openvino(forged, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

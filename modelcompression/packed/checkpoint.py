@@ -169,8 +169,8 @@ def _filled(model: torch.nn.Module, values: Mapping[str, np.ndarray]) -> torch.n
         side = _side(model)
         with torch.no_grad():
             copy.deepcopy(model)(torch.zeros(1, model.yaml["channels"], side, side))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0][:200]
+    except Exception as error:  # whatever layers raise that somebody else has put together
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise PackedCheckpointError(f"channels of neighbouring layers do not fit: {reason}") from None
     return model
 

@@ -160,7 +160,7 @@ def information(row: np.ndarray) -> np.ndarray:
     What tells the row's mean magnitude comes on top: a few bits a row.
 
     Args:
-        row: (n,) integers of a mean magnitude below ``RAW_FROM``, none beyond ±``LARGEST``.
+        row: (n,) integers of a mean magnitude below ``RAW_FROM``, all below ±``LARGEST``.
 
     Raises:
         CodingError: other integers.

@@ -145,11 +145,18 @@ def unpacked_graph(path: Path | str) -> tuple[bytes, bytes]:
         require(inflater.eof and not inflater.unused_data, "the INT8 graph is too large or cut off")
         listed, data = _prefixed(data)
         xml, rest = _prefixed(data)
-        whole, stored = bytearray(rest), tensors(path)
-        for place in json.loads(listed):
-            offset, part = _place(place, stored)
+        whole, stored, places = bytearray(rest), tensors(path), json.loads(listed)
+        require(isinstance(places, list), "the INT8 graph has no list of parts")
+        start = end = 0
+        derived: dict[str, dict[str, bytes]] = {}  # a short list may ask for a large tensor a million times
+        for place in places:
+            offset, part = _place(place, stored, derived)
+            if (offset, offset + len(part)) == (start, end):
+                continue
+            require(offset >= end, "parts of the INT8 graph overlap")
             require(offset + len(part) <= len(whole), "the INT8 graph has a part outside its weights")
-            whole[offset : offset + len(part)] = part
+            start, end = offset, offset + len(part)
+            whole[start:end] = part
         return xml, bytes(whole)
     except (lzma.LZMAError, ValueError, RecursionError) as error:
         reason = str(error).removeprefix(f"{path}: ")[:200]
@@ -163,10 +170,14 @@ def _prefixed(data: bytes) -> tuple[bytes, bytes]:
     return data[4:end], data[end:]
 
 
-def _place(place: Any, stored: Mapping[str, Grid | Codebook | Sparse | Half]) -> tuple[int, bytes]:
+def _place(
+    place: Any, stored: Mapping[str, Grid | Codebook | Sparse | Half], derived: dict[str, dict[str, bytes]]
+) -> tuple[int, bytes]:
     fits = isinstance(place, list) and len(place) == 3 and naturals(place[:1], 0)
     fits = fits and all(isinstance(text, str) for text in place[1:]) and place[2] in stored
     require(fits, "the INT8 graph refers to an unknown tensor")
-    parts = _derived(place[2], stored[place[2]])
+    if place[2] not in derived:
+        derived[place[2]] = _derived(place[2], stored[place[2]])
+    parts = derived[place[2]]
     require(place[1] in parts, f"the INT8 graph wants {place[1]!r:.20} of '{place[2]:.50}'")
     return place[0], parts[place[1]]
