@@ -237,6 +237,24 @@ def test_statistics_of_one_image_cover_every_convolution(fresh, statistics) -> N
             assert torch.isfinite(sensitivity.inverse_factor(found.hessian).upper).all()
 
 
+def test_the_gradients_are_those_at_the_outputs(fresh, demo, monkeypatch) -> None:
+    """With the patches they make the weights' own; those behind an activation lack its slope."""
+    compared = []
+
+    def compare(sums, maps, gradients, *_) -> None:
+        every = torch.arange(gradients[0, 0].numel())
+        patches = sensitivity._patches(maps[0], sums._module, every)
+        ours, theirs = gradients[0].flatten(1) @ patches.T, sums._module.weight.grad.flatten(1)
+        compared.append(float((ours - theirs).norm() / theirs.norm()))
+        sums._module.weight.grad = None
+
+    monkeypatch.setattr(sensitivity._Sums, "add", compare)
+    sensitivity.collect(fresh, [to_batch(letterbox(demo.samples[0].path, 160)[0])])
+    bare = np.array([name.endswith(".2") for name in convolutions(fresh)])
+    assert bare.sum() == 6 and max(np.array(compared)[bare]) < 1e-3
+    assert len(compared) == 63 and min(np.array(compared)[~bare]) > 0.01
+
+
 def test_distances_are_means_over_the_photographs_and_change_no_model(fresh, demo) -> None:
     batches = [to_batch(letterbox(sample.path, 160)[0]) for sample in demo.samples[:3]]
     reference, moved = distance.Reference(fresh, batches), copy.deepcopy(fresh)

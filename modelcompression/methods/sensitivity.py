@@ -36,7 +36,10 @@ class SensitivityError(ModelCompressionError, ValueError):
 class Statistics:
     """What calibration images say about one convolution with n = in_channels / groups · k · k inputs.
 
-    hessian: (n, n) float64, ``E[g² x xᵀ]``, with ``g²`` the mean over the output channels.
+    hessian: (n, n) float64, ``E[g² x xᵀ]``, with ``g²`` the mean over the output channels. Where an
+        activation works in place, as ultralytics' do, ``g`` is the gradient behind it: it lacks the
+        activation's slope. Tried with YOLOv8n and statistics of 48 photographs, the gradient in front of it
+        is no better: 1 to 11 % more nats when pruned, 0.5 and 5 % more when packed.
     mean: (n,) float64, ``E[x]``.
     sensitivity: (out_channels,) float64, the mean squared gradient of the probe with respect to a weight of
         that channel: noise of variance v on its n weights moves the detections by ``n v sensitivity / 2``.
