@@ -32,18 +32,55 @@ def require_valid(name: str, smoke: bool, n_images: int | None, threads: int, ro
         raise ParameterError(f"SMOKE must be True or False, not {smoke!r}")
     if not smoke and os.environ.get("MC_SMOKE"):  # of `runner.execute`
         raise ParameterError("this is a smoke run: the notebook must pass smoke=SMOKE to Homework")
-    if n_images is not None and (
-        isinstance(n_images, bool) or not isinstance(n_images, int) or not 1 <= n_images <= 5000
-    ):
+    if n_images is not None and not (_is_whole(n_images) and 1 <= n_images <= 5000):
         raise ParameterError(f"N_IMAGES must be None or a whole number 1…5000, not {n_images!r}")
     for folder in (root, *roots()):
         if not is_taken_literally(folder / "yolov8n.pt"):
             raise FolderError(f"{folder}: ultralytics drops apostrophes from paths; rename the folder")
     cores = cpu().cores
-    if isinstance(threads, bool) or not isinstance(threads, int):
+    if not _is_whole(threads):
         raise ParameterError(f"THREADS must be a whole number, not {threads!r}")
     if not 1 <= threads <= cores:
         raise ParameterError(f"THREADS must be 1…{cores}, the cores that this process may use, not {threads}")
+
+
+def require_integer(low: int, high: int, **given: object) -> None:
+    """Check parameters of one notebook, by their names: whole numbers from ``low`` to ``high``.
+
+    Raises:
+        ParameterError: one is not.
+    """
+    for name, value in given.items():
+        if not _is_whole(value) or not low <= value <= high:
+            raise ParameterError(f"{name} must be a whole number {low}…{high}, not {value!r}")
+
+
+def require_number(low: float, high: float, **given: object) -> None:
+    """Check parameters of one notebook, by their names: numbers from ``low`` to ``high``.
+
+    Raises:
+        ParameterError: one is not.
+    """
+    for name, value in given.items():
+        if not (_is_whole(value) or isinstance(value, float)) or not low <= value <= high:
+            raise ParameterError(f"{name} must be a number {low}…{high}, not {value!r}")
+
+
+def require_numbers(low: float, high: float, **given: object) -> None:
+    """Check parameters of one notebook, by their names: lists of numbers from ``low`` to ``high``, not empty.
+
+    Raises:
+        ParameterError: one is not.
+    """
+    for name, values in given.items():
+        if not isinstance(values, list) or not values:
+            raise ParameterError(f"{name} must be a list of numbers {low}…{high}, not {values!r}")
+        for value in values:
+            require_number(low, high, **{f"each of {name}": value})
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def own_subject(weights: Path | None, data: Path | None, trust: bool) -> dict[str, str | bool]:

@@ -1,5 +1,6 @@
 import copy
 import os
+import re
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ from modelcompression.measure.intervals import Interval
 from modelcompression.measure.latency import Comparison, Timing
 from modelcompression.measurement import Measurement
 from modelcompression.methods.lean import LeanDetector
+from modelcompression.parameters import require_integer, require_number, require_numbers
 from modelcompression.tracking import history
 
 sys.path.insert(0, str(ROOT / "results"))
@@ -54,6 +56,27 @@ def test_a_wrong_parameter_is_one_clear_error_before_any_work(wrong, says, demo_
     with pytest.raises(ParameterError, match=says) as error:
         Homework(**({"name": "hw9_test"} | wrong))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [0, 13, 2.0, True, "2", None])
+def test_a_wrong_whole_number_is_named(wrong: object) -> None:
+    require_integer(1, 12, STEPS=1, PHOTOGRAPHS=12)
+    with pytest.raises(ParameterError, match=re.escape(f"STEPS must be a whole number 1…12, not {wrong!r}")):
+        require_integer(1, 12, PHOTOGRAPHS=3, STEPS=wrong)
+
+
+@pytest.mark.parametrize("wrong", [0.4, 1.01, float("nan"), True, "0.6", None, [0.6]])
+def test_a_wrong_number_is_named(wrong: object) -> None:
+    require_number(0.5, 1, SHARE=0.5, OTHER=1)
+    with pytest.raises(ParameterError, match=re.escape(f"SHARE must be a number 0.5…1, not {wrong!r}")):
+        require_number(0.5, 1, SHARE=wrong)
+
+
+@pytest.mark.parametrize(("wrong", "says"), [([], "[]"), (3, "3"), ([3, 9], "9"), ([3, "4"], "'4'")])
+def test_a_wrong_list_of_numbers_is_named(wrong: object, says: str) -> None:
+    require_numbers(2, 8, BITS=[2, 3.5, 8])
+    with pytest.raises(ParameterError, match=rf"BITS must be .*number.* 2…8, not {re.escape(says)}$"):
+        require_numbers(2, 8, BITS=wrong)
 
 
 def test_the_baseline_comes_first_and_threads_must_match(demo_only, eager, exported) -> None:
