@@ -43,11 +43,12 @@ CHECKED = {
     "modelcompression confirm models/small.mcpk --json found.json": "likewise",
     "make gallery": "needs the runs of the tables: test_gallery.py has some",
     "modelcompression --help": "test_cli.py has every command",
-    "python results/aggregate.py --check": "is a part of make lint",
+    ".venv/bin/python results/aggregate.py --check": "is a part of make lint",
     'make models NAME=small FROM="its experiment"': "needs a run: test_models.py has one",
     "make models": "test_models.py",
     "make lab": "runs until Ctrl-C",
     "pip install .": "installs from the network",
+    'pip install -e ".[all]"': "likewise",
     "modelcompression detect": "test_detect.py",
     "modelcompression detect photo.jpg --model FILE_OR_FOLDER": "likewise",
     "modelcompression compress best.pt --data my.yaml --trust": "test_compress.py",
@@ -60,7 +61,7 @@ CHECKED = {
     "make nightly": "minutes: test_own_subject.py has a few of its notebooks",
     "make sync": "needs a server: test_tracking.py has one",
     "make ui": "runs until Ctrl-C",
-    "pip install pre-commit && pre-commit install": "installs from the network",
+    ".venv/bin/pip install pre-commit && .venv/bin/pre-commit install": "installs from the network",
     ".venv/bin/pip install -c constraints.txt distributed": "installs from the network",
     ".venv/bin/dask scheduler": "runs until Ctrl-C: test_shards.py has one",
     ".venv/bin/dask worker tcp://SCHEDULER:8786 --nthreads 1": "runs until Ctrl-C",
@@ -160,7 +161,7 @@ def test_what_a_command_calls_exists(command: str, shell: Shell) -> None:
         programs = re.findall(r"^\.venv/bin/(jupyter lab) hw", printed, re.M)
         assert modules or scripts or programs
         assert all((ROOT / script).is_file() for script in scripts)
-    elif "dask" in command or command.startswith(("modelcompression", "python results")):
+    elif "dask" in command or command.startswith(("modelcompression", ".venv/bin/python results")):
         program, subcommand, *_ = command.split()
         printed = shell(f"{program} {subcommand} --help")
         assert [option for option in options(command) if option not in printed] == []
@@ -169,8 +170,9 @@ def test_what_a_command_calls_exists(command: str, shell: Shell) -> None:
     elif "pre-commit" in command:  # not a package of ours, but its hooks' programs are
         programs = re.findall(r"entry: (\S+)", (ROOT / ".pre-commit-config.yaml").read_text())
         assert programs and all(shell(f"ls {program}") for program in programs)
-    elif command == "pip install .":  # for those who only want to detect
-        assert "modelcompression = " in (ROOT / "pyproject.toml").read_text()
+    elif command in ("pip install .", 'pip install -e ".[all]"'):
+        described = (ROOT / "pyproject.toml").read_text()
+        assert "modelcompression = " in described and "optional-dependencies.all" in described
     else:
         *_, constraints, package = command.split()
         assert f"\n{package}==" in (ROOT / constraints).read_text()
@@ -316,7 +318,13 @@ def make_run(tmp_path: Path, path: str, *given: str) -> str:
     """What `make run` says in a folder without .venv."""
     folder = tmp_path / "checkout"
     folder.mkdir(exist_ok=True)
-    for name in ("Makefile", "requirements.txt", "constraints.txt", "pyproject.toml"):
+    for name in (
+        "Makefile",
+        "requirements.txt",
+        "requirements-detect.txt",
+        "constraints.txt",
+        "pyproject.toml",
+    ):
         shutil.copy(ROOT / name, folder)
     command = ["make", "run", *given]
     done = subprocess.run(command, cwd=folder, env={"PATH": path}, capture_output=True, text=True)

@@ -488,7 +488,8 @@ def test_the_files_run_as_the_report_says(compressed, monkeypatch, tmp_path: Pat
     for boxes in found.values():
         assert are_seen(boxes, small) and are_seen(small, boxes)
     page = (OUT / "report.html").read_text(encoding="utf8")
-    assert page.count("<tr>") == 5 and "detections.jpg" in page and "x".join(compressed[1].name) not in page
+    assert page.count("<tr>") == 5 and "detections.jpg" in page
+    assert all(f">{outcome.name}<" in page for outcome in compressed)
     assert (OUT / "detections.jpg").stat().st_size > 10_000
 
 
@@ -660,7 +661,10 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("which", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "which",
+    [pytest.param(name, marks=() if "yolo26n" in name else pytest.mark.nightly) for name in ARCHITECTURES],
+)
 def test_any_architecture_comes_back_through_detect(which: str, data: Path, tmp_path: Path) -> None:
     model = random_network(f"{which.split(',')[0]}.yaml", **ARCHITECTURES[which])
     size = 160 if "v10" in which else 96  # it has more anchors there than it gives detections

@@ -1,6 +1,7 @@
 """hw4_clustering: the study beside the notebook runs by its name alone and compares all ideas."""
 
 import nbformat
+import pytest
 
 from modelcompression import ROOT, runner
 
@@ -12,6 +13,7 @@ def test_the_study_of_bytes_runs_by_its_name_alone() -> None:
     assert runner.notebooks("hw4_clustering/bytes") == [BYTES]
 
 
+@pytest.mark.nightly
 def test_the_study_of_bytes_compares_ideas_in_objects(own_store) -> None:
     document = nbformat.read(runner.execute(BYTES, smoke=True, parameters={"THREADS": 1}), as_version=4)
     text = "\n".join(str(output) for cell in document.cells for output in cell.get("outputs", []))
