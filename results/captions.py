@@ -47,8 +47,8 @@ CAPTIONS = {
         "{nano[map50_95]:.3f}.",
         "all": "### All experiments",
         "figures": {
-            "pareto": "Two scatter plots: change of mAP50-95 against the size of the shipped files and "
-            "against the speed-up; the models that no other beats are numbered and listed",
+            "pareto": "Change of mAP50-95 against size and against speed-up; models that no other beats "
+            "are numbered and listed",
             "forest": "Change of mAP50-95 of every experiment with its 95 % interval, by homework",
             "speed": "Speed-up of every experiment with its 95 % interval, by machine",
         },
@@ -78,7 +78,7 @@ CAPTIONS = {
         "gain": "**Что я выигрываю и что теряю?** На **{cpu}** ({isa}), потоков: {threads}, за прямой проход "
         "и от JPEG до рамок:",
         "confirmed": "Каждое число этой таблицы подтверждено: на изображениях COCO val2017 ({images}), по "
-        "отправляемому файлу и в пяти новых процессах (`make confirm`).",
+        "готовому файлу и в пяти новых процессах (`make confirm`).",
         "units": "Δ – относительное изменение точности (mAP50-95); в скобках – интервалы 95 %. "
         "*Теряется не более* – с уверенностью 95 %. [Как читать таблицы](docs/tables.ru.md).",
         "unconfirmed": "Здесь ещё ничего не подтверждено: границы – по изображениям ({images}), скорости – "
@@ -88,7 +88,7 @@ CAPTIONS = {
         "goals": {
             "size_ratio": "наименьший файл",
             "speedup": "наибольшая скорость",
-            "both": "и мало, и быстро",
+            "both": "маленький и быстрый файл",
             0.01: "без потерь",
             0.03: "потеря ≤ 3 %",
         },
@@ -113,12 +113,12 @@ CAPTIONS = {
         "small": "**Почему не сеть, маленькая с самого начала?** В {least[size_mb]:.2f} МБ у "
         "{least[link]} mAP50-95 {least[map50_95]:.3f}, у {best[link]} в {best[size_mb]:.2f} МБ – "
         "{best[map50_95]:.3f}, {more}.",
-        "small and fast": "На {cpu} ({isa}) {nano[link]} быстрее исходной в {nano[speedup]:.2f}×, "
-        "{fast[link]} – в {fast[speedup]:.2f}× при mAP50-95 {fast[map50_95]:.3f} против "
+        "small and fast": "На {cpu} ({isa}) {nano[link]} быстрее исходной в {nano[speedup]:.2f} раза, "
+        "{fast[link]} – в {fast[speedup]:.2f} раза, при mAP50-95 {fast[map50_95]:.3f} против "
         "{nano[map50_95]:.3f}.",
         "all": "### Все эксперименты",
         "figures": {
-            "pareto": "Две диаграммы: изменение mAP50-95 в зависимости от размера отправляемых файлов и от "
+            "pareto": "Две диаграммы: изменение mAP50-95 в зависимости от размера готовых файлов и от "
             "ускорения; модели, которых не превосходит ни одна другая, пронумерованы и перечислены",
             "forest": "Изменение mAP50-95 каждого эксперимента с интервалом 95 %, по домашним работам",
             "speed": "Ускорение каждого эксперимента с интервалом 95 %, по машинам",

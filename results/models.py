@@ -37,6 +37,7 @@ KEPT = [
     *("runtime", "execution_precision", "images", "map50_95", "size_mb", "size_ratio", "latency_ms"),
     *("map50_95_delta", "map50_95_delta_lo", "map50_95_delta_hi", "speedup", "speedup_lo", "speedup_hi"),
 ]
+GRAPH = ", and an INT8 graph for OpenVINO"  # of what a file holds
 LATER = ("confirmed_", "pipeline_")  # columns that a row may have or not
 
 
@@ -194,7 +195,7 @@ def _read(path: Path) -> Card:
 def _what(file: Path) -> str:
     header, _ = opened(file)
     bits = inspect(file)["bits each"].iloc[-1]
-    graph = ", and an INT8 graph for OpenVINO" if "int8" in header["graphs"] else ""
+    graph = GRAPH if "int8" in header["graphs"] else ""
     return f"YOLOv8n packed into {file.stat().st_size / 2**20:.2f} MB: {bits:.1f} bits a weight{graph}"
 
 
@@ -224,7 +225,7 @@ def _page(card: Card) -> str:
     lines = [
         f"# {card.name}.mcpk", "", f"{card.what}.", "",
         "Run it with this project installed:", "", "```bash",
-        f"modelcompression detect photo.jpg --model {card.name}", "```", "",
+        f"modelcompression detect photo.jpg --model {card.name}", "```", "", *_without_graph(card),
         f"- sha256: `{card.sha256}`", f"- bytes: {card.size}",
         f"- licence: [{card.licence}](../LICENSE), as ultralytics and the YOLOv8 weights",
         "", "How it was made:", "", made, "", *_history(card), "What was measured with this file:", "",
@@ -241,6 +242,13 @@ def _page(card: Card) -> str:
     elif not card.rows:
         lines.append("Nothing yet.")
     return "\n".join(lines) + "\n"
+
+
+def _without_graph(card: Card) -> list[str]:
+    if card.what.endswith(GRAPH):
+        return []
+    slow = "There it runs in PyTorch, about as fast as the original. The × below is OpenVINO's, with what"
+    return [slow, '`checkpoint.to_openvino(file, folder, "f32")` writes.', ""]
 
 
 def _history(card: Card) -> list[str]:
@@ -307,7 +315,8 @@ def _overview(cards: list[Card]) -> str:
         "the CPU that the card names, Δ on as many photographs as its line says. × is one forward pass in",
         f"OpenVINO, {_shapes(cards)}. `modelcompression detect` pads photographs to rectangles; a file",
         "without an INT8 graph runs in PyTorch there, about as fast as the original. *Loss at most* is the",
-        "one-sided 95 % bound; – means that it is not confirmed.", "",
+        "one-sided 95 % bound; – means that it is not confirmed. *Nats*, *healed* and other words: the",
+        "[glossary](../docs/glossary.md), [словарь](../docs/glossary.ru.md).", "",
         "| Model | MB | Δ mAP50-95, % | loss at most, % | photographs | × faster | What it is |",
         "| --- | --: | --: | --: | --: | --: | --- |",
     ]  # fmt: skip
