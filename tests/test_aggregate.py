@@ -360,7 +360,7 @@ def test_the_front_is_what_nothing_beats(root) -> None:
 def test_numbers_of_the_front_do_not_touch_though_its_points_do() -> None:
     axes = Figure(figsize=(4, 3), dpi=72).subplots()
     axes.set(xlim=(0, 10), ylim=(0, 10))
-    front = pd.DataFrame({"x": [5, 5, 5.05, 5.1], "y": [5, 5.3, 5, 0.1]}, index=[9, 10, 11, 12])
+    front = pd.DataFrame({"x": [5, 5, 5.05, 5.1], "y": [5, 5.3, 5, 1]}, index=[9, 10, 11, 12])
     _numbers(axes, front, front.to_numpy())
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 4 and not any(a.overlaps(b) for a, b in combinations(boxes, 2))
