@@ -97,9 +97,8 @@ def download(
         with _claimed(part) as file:
             if not was_here and target.exists() and expected in (None, sha256(target)):
                 return target  # another process was faster
-            if not (
-                expected and part.stat().st_size and sha256(part) == expected
-            ):  # killed between the last byte and the new name
+            # Whole already, if an earlier process was killed between the last byte and the new name.
+            if not (expected and part.stat().st_size and sha256(part) == expected):
                 _receive(url, file, part, quiet)
             if not fcntl:
                 file.close()  # Windows renames and removes no open files

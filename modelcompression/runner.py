@@ -25,7 +25,7 @@ from . import BRANCH, REPOSITORY, ROOT, files
 from .campaign import Progress, discard, mark, noted
 from .errors import ModelCompressionError
 from .machine import commit, cpu
-from .needed import fetch_needed
+from .prefetch import fetch_needed
 from .terminal import one_line
 
 EXECUTED = ROOT / "results" / "executed"

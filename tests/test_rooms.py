@@ -30,7 +30,7 @@ FLOORS = [
         "runner",
         "skeleton",
     }
-    | {"compress", "judge", "own_model", "recipes", "verdict", "needed"},
+    | {"compress", "judge", "own_model", "recipes", "verdict", "prefetch"},
     {"cli", "__main__"},
 ]
 LONGEST = 350

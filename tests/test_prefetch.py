@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelcompression import needed
+from modelcompression import prefetch
 from modelcompression.fetch import AssetError, UnreachableError
 
 
@@ -20,8 +20,8 @@ def asked(monkeypatch) -> list[str]:
             raise UnreachableError(f"{name} is out of reach")
 
     monkeypatch.delenv("MC_ASSETS", raising=False)
-    monkeypatch.setattr(needed, "image_set", image_set)
-    monkeypatch.setattr(needed, "weights", lambda: names.append("weights"))
+    monkeypatch.setattr(prefetch, "image_set", image_set)
+    monkeypatch.setattr(prefetch, "weights", lambda: names.append("weights"))
     return names
 
 
@@ -35,18 +35,18 @@ def notebooks(tmp_path: Path) -> list[Path]:
 
 
 def test_what_a_notebook_uses_is_fetched_first(asked, notebooks) -> None:
-    needed.fetch_needed(notebooks[:1], publishing=True, smoke=False)
+    prefetch.fetch_needed(notebooks[:1], publishing=True, smoke=False)
     assert asked == ["weights", "coco-val", "coco128"]
-    needed.fetch_needed(notebooks, publishing=True, smoke=True)
+    prefetch.fetch_needed(notebooks, publishing=True, smoke=True)
     assert asked[3:] == ["weights", "coco-val", "coco128"]
-    needed.fetch_needed(notebooks, publishing=True, smoke=False)
+    prefetch.fetch_needed(notebooks, publishing=True, smoke=False)
     assert asked[6:] == ["weights", "coco-val", "coco128", "coco-train-extra"]
 
 
 def test_for_ones_own_nothing_of_yolov8n_or_coco_is_fetched(asked, notebooks) -> None:
-    needed.fetch_needed(notebooks, False, False, {"WEIGHTS": "best.pt", "DATA": "my.yaml", "TRUST": True})
+    prefetch.fetch_needed(notebooks, False, False, {"WEIGHTS": "best.pt", "DATA": "my.yaml", "TRUST": True})
     assert asked == []
-    needed.fetch_needed(notebooks, False, True, {"WEIGHTS": "best.pt", "TRUST": True})
+    prefetch.fetch_needed(notebooks, False, True, {"WEIGHTS": "best.pt", "TRUST": True})
     assert asked == ["coco-val", "coco128"]
 
 
@@ -57,11 +57,11 @@ def test_what_is_out_of_reach_stops_a_publication_alone(
     missing, instead, asked, notebooks, monkeypatch, capsys
 ):
     monkeypatch.setenv("MISSING", missing)
-    needed.fetch_needed(notebooks, publishing=False, smoke=False)
+    prefetch.fetch_needed(notebooks, publishing=False, smoke=False)
     said = capsys.readouterr().err
     assert said.startswith(f"{missing} is out of reach\nGoing on") and instead in said
     with pytest.raises(UnreachableError):
-        needed.fetch_needed(notebooks, publishing=True, smoke=False)
+        prefetch.fetch_needed(notebooks, publishing=True, smoke=False)
 
 
 def test_a_relative_folder_of_assets_is_the_same_in_the_notebooks(
@@ -70,8 +70,8 @@ def test_a_relative_folder_of_assets_is_the_same_in_the_notebooks(
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MC_ASSETS", "photos")
-    needed.fetch_needed(notebooks, publishing=False, smoke=True)
+    prefetch.fetch_needed(notebooks, publishing=False, smoke=True)
     assert os.environ["MC_ASSETS"] == str(tmp_path / "photos")
     monkeypatch.setenv("MC_ASSETS", "nothing")
     with pytest.raises(AssetError, match="is not a folder"):
-        needed.fetch_needed(notebooks, publishing=False, smoke=True)
+        prefetch.fetch_needed(notebooks, publishing=False, smoke=True)
